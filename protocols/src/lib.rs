@@ -1,0 +1,1 @@
+//! Small standard protocols for the Strand reactor.

@@ -1,0 +1,95 @@
+//! Calling user code: what it may return, and how its errors and panics are kept from hurting
+//! anybody else.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// What a closure given to the reactor may return: nothing, or a `Result` whose error is logged
+/// and counted.
+///
+/// A closure that uses `?` ends in `anyhow::Ok(())`, which names the error's type.
+pub trait CallbackResult: sealed::Sealed {
+    #[doc(hidden)]
+    fn into_result(self) -> anyhow::Result<()>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for () {}
+    impl<E> Sealed for Result<(), E> {}
+}
+
+impl CallbackResult for () {
+    fn into_result(self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl<E: Into<anyhow::Error>> CallbackResult for Result<(), E> {
+    fn into_result(self) -> anyhow::Result<()> {
+        self.map_err(Into::into)
+    }
+}
+
+/// A callback that did not return `Ok`.
+pub(crate) enum Failure {
+    Error(anyhow::Error),
+    Panic(Box<dyn Any + Send>),
+}
+
+/// Calls user code. What a panic leaves behind in it is the user's own state: a callback that
+/// can panic in the middle of a change must be ready to see that change half done.
+#[inline]
+pub(crate) fn guarded(call: impl FnOnce() -> anyhow::Result<()>) -> Result<(), Failure> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failure::Error(error)),
+        Err(panic) => Err(Failure::Panic(panic)),
+    }
+}
+
+/// The message of a panic, where it has one.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a value that is no text")
+}
+
+/// Bounds what one port writes to the log: a peer that makes its protocol fail must not be able
+/// to fill a disk. Ten records, then ten more each minute.
+#[derive(Default)]
+pub(crate) struct LogLimit {
+    since: Option<Instant>,
+    logged: u32,
+}
+
+const LOG_BURST: u32 = 10;
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+impl LogLimit {
+    pub(crate) fn admits(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= LOG_INTERVAL) {
+            self.since = Some(now);
+            self.logged = 0;
+        }
+        self.logged += 1;
+        self.logged <= LOG_BURST
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_port_logs_ten_records_a_minute() {
+        let mut limit = LogLimit::default();
+        let start = Instant::now();
+        assert_eq!((0..1000).filter(|_| limit.admits(start)).count(), 10);
+        assert!(!limit.admits(start + Duration::from_secs(59)));
+        assert!(limit.admits(start + Duration::from_secs(60)));
+    }
+}

@@ -1,0 +1,36 @@
+//! Datagram ports: UDP.
+//!
+//! The way of a datagram, file by file: [`delivery`] takes a batch from the socket and hands it,
+//! one by one, to the [`protocol`]; what that writes through its [`transport`] collects in the
+//! port's [`outbox`], which [`port`] flushes to the socket. [`listen`] opens ports, [`options`]
+//! and [`settings`] say how they behave, [`received`] is what a protocol sees.
+
+mod delivery;
+mod listen;
+mod options;
+mod outbox;
+mod port;
+mod protocol;
+mod received;
+mod settings;
+mod transport;
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+pub use options::{
+    Capabilities, Ecn, Family, Metadata, PathMtu, QueuePolicy, SendOptions, UdpOptions,
+};
+pub use port::PortState;
+pub use protocol::{DatagramProtocol, ProtocolBorrowed};
+pub use received::{Datagram, DatagramInfo, ReadDatagram};
+pub use transport::{DatagramKey, DatagramTransport};
+
+pub(crate) use delivery::service;
+#[cfg(feature = "testing")]
+pub(crate) use listen::{start, vacancy};
+pub(crate) use options::{Tuning, buffer_size, check_ttl, within};
+pub(crate) use outbox::{Completion, Storage};
+pub(crate) use port::{Port, Readiness, close_port};
+
+/// The place of a source that is not known yet.
+const UNSPECIFIED: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));

@@ -1,0 +1,345 @@
+//! The sends of a turn, and what the kernel had no room for: one queue per port, in order.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::error::WriteError;
+use crate::net::{Control, Outgoing, SendBatch};
+
+/// What a write with a completion is told.
+pub(crate) type Completion = Box<dyn FnOnce(Result<usize, WriteError>) -> anyhow::Result<()>>;
+
+/// Messages that an outbox collects before it is flushed without waiting for the dispatch to end.
+const FLUSH_MESSAGES: usize = 64;
+/// Most datagrams of one message (`UDP_MAX_SEGMENTS` of older kernels).
+const MAX_SEGMENTS: usize = 64;
+
+/// The memory of a queue. Idle ports have none: it goes back to the reactor's spares.
+#[derive(Default)]
+pub(crate) struct Storage {
+    queue: Vec<Outgoing>,
+    bytes: Vec<u8>,
+}
+
+/// Storage that grew beyond this is not kept as a spare.
+const SPARE_BYTES: usize = 256 * 1024;
+/// Spares that a reactor keeps.
+const SPARES: usize = 16;
+
+/// Where the payload of a new datagram lies.
+pub(crate) enum Payload<'a> {
+    /// To be copied.
+    Copied(&'a [u8]),
+    /// To be copied, in pieces.
+    Pieces(&'a [std::io::IoSlice<'a>]),
+    /// In the receive buffers, at this offset: sent in place.
+    Lent { start: usize, len: usize },
+}
+
+impl Payload<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Copied(bytes) => bytes.len(),
+            Self::Pieces(pieces) => pieces.iter().map(|piece| piece.len()).sum(),
+            Self::Lent { len, .. } => *len,
+        }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Outbox {
+    storage: Option<Box<Storage>>,
+    /// Datagrams of `storage.queue` that are done with.
+    head: usize,
+    /// Number of the datagram at `head`, counted over the life of the port.
+    sequence: u64,
+    /// Payload bytes waiting.
+    bytes: usize,
+    /// Waiting datagrams whose payload is in the receive buffers.
+    lent: usize,
+    /// About how many messages the unflushed datagrams make, and the datagrams in the last one.
+    messages: usize,
+    last_run: usize,
+    /// By number of the datagram; ascending.
+    completions: VecDeque<(u64, Completion)>,
+}
+
+impl Outbox {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.storage.as_ref().map_or(0, |storage| storage.queue.len() - self.head)
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.storage.is_none()
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether enough has been collected to flush without waiting.
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        self.messages >= FLUSH_MESSAGES
+    }
+
+    /// Appends a datagram. `merges` says that runs of equal size to one peer leave as one message.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        payload: &Payload<'_>,
+        to: Option<SocketAddr>,
+        control: Control,
+        completion: Option<Completion>,
+        merges: bool,
+        spares: &mut Vec<Box<Storage>>,
+    ) {
+        let storage = self.storage.get_or_insert_with(|| spares.pop().unwrap_or_default());
+        let mut start = storage.bytes.len();
+        let mut lent = false;
+        match payload {
+            Payload::Copied(bytes) => storage.bytes.extend_from_slice(bytes),
+            Payload::Pieces(pieces) => {
+                pieces.iter().for_each(|piece| storage.bytes.extend_from_slice(piece));
+            }
+            Payload::Lent { start: offset, .. } => {
+                start = *offset;
+                lent = true;
+                self.lent += 1;
+            }
+        }
+        let len = payload.len();
+        let joins = merges
+            && self.last_run < MAX_SEGMENTS
+            && storage.queue.last().is_some_and(|last| {
+                last.len == len && len > 0 && last.to == to && last.control == control
+            });
+        if joins {
+            self.last_run += 1;
+        } else {
+            self.messages += 1;
+            self.last_run = 1;
+        }
+        if let Some(completion) = completion {
+            let number = self.sequence + (storage.queue.len() - self.head) as u64;
+            self.completions.push_back((number, completion));
+        }
+        self.bytes += len;
+        storage.queue.push(Outgoing { start, len, lent, to, control });
+    }
+
+    /// What waits, as the socket takes it. `lent` are the receive buffers.
+    pub(crate) fn batch<'a>(&'a self, lent: &'a [u8]) -> SendBatch<'a> {
+        match &self.storage {
+            Some(storage) => {
+                SendBatch { queue: &storage.queue[self.head..], own: &storage.bytes, lent }
+            }
+            None => SendBatch { queue: &[], own: &[], lent },
+        }
+    }
+
+    /// The oldest datagram.
+    pub(crate) fn front(&self) -> Option<&Outgoing> {
+        self.storage.as_ref().and_then(|storage| storage.queue.get(self.head))
+    }
+
+    /// Everything unflushed was offered to the socket.
+    pub(crate) fn flushed(&mut self) {
+        self.messages = 0;
+        self.last_run = 0;
+    }
+
+    /// Removes the oldest `count` datagrams, which were sent; hands over each completion that is
+    /// due with the length of its datagram. Returns the bytes removed.
+    pub(crate) fn sent(
+        &mut self,
+        count: usize,
+        spares: &mut Vec<Box<Storage>>,
+        mut completed: impl FnMut(Completion, usize),
+    ) -> usize {
+        let Some(storage) = &self.storage else { return 0 };
+        let mut removed = 0;
+        for (nth, datagram) in storage.queue[self.head..self.head + count].iter().enumerate() {
+            removed += datagram.len;
+            self.lent -= usize::from(datagram.lent);
+            let number = self.sequence + nth as u64;
+            if let Some(completion) = due(&mut self.completions, number) {
+                completed(completion, datagram.len);
+            }
+        }
+        self.bytes -= removed;
+        self.advance(count, spares);
+        removed
+    }
+
+    /// Removes the oldest datagram unsent.
+    pub(crate) fn pop(
+        &mut self,
+        spares: &mut Vec<Box<Storage>>,
+    ) -> Option<(Outgoing, Option<Completion>)> {
+        let datagram = *self.front()?;
+        let number = self.sequence;
+        let completion = due(&mut self.completions, number);
+        self.lent -= usize::from(datagram.lent);
+        self.bytes -= datagram.len;
+        self.advance(1, spares);
+        Some((datagram, completion))
+    }
+
+    fn advance(&mut self, count: usize, spares: &mut Vec<Box<Storage>>) {
+        self.head += count;
+        self.sequence += count as u64;
+        let Some(storage) = &mut self.storage else { return };
+        if self.head == storage.queue.len() {
+            self.head = 0;
+            (self.messages, self.last_run) = (0, 0);
+            storage.queue.clear();
+            storage.bytes.clear();
+            let small = storage.bytes.capacity() <= SPARE_BYTES;
+            if let Some(storage) = self.storage.take()
+                && small
+                && spares.len() < SPARES
+            {
+                spares.push(storage);
+            }
+        } else if self.head >= 256 && self.head * 2 >= storage.queue.len() {
+            // A queue that never runs empty must not keep what it sent.
+            storage.queue.drain(..self.head);
+            self.head = 0;
+            let mut kept = Vec::with_capacity(self.bytes);
+            for datagram in storage.queue.iter_mut().filter(|datagram| !datagram.lent) {
+                let start = kept.len();
+                kept.extend_from_slice(&storage.bytes[datagram.start..][..datagram.len]);
+                datagram.start = start;
+            }
+            storage.bytes = kept;
+        }
+    }
+
+    /// Copies payloads that lie in the receive buffers, which are about to be written again.
+    pub(crate) fn keep_lent(&mut self, lent: &[u8]) {
+        if self.lent == 0 {
+            return;
+        }
+        self.lent = 0;
+        if let Some(storage) = &mut self.storage {
+            for datagram in storage.queue[self.head..].iter_mut().filter(|datagram| datagram.lent) {
+                let start = storage.bytes.len();
+                storage.bytes.extend_from_slice(&lent[datagram.start..][..datagram.len]);
+                (datagram.start, datagram.lent) = (start, false);
+            }
+        }
+    }
+
+    /// Gives every datagram that was meant for the port's peer its address: the port is about to
+    /// lose that peer.
+    pub(crate) fn address(&mut self, peer: SocketAddr) {
+        if let Some(storage) = &mut self.storage {
+            storage.queue[self.head..].iter_mut().for_each(|datagram| {
+                datagram.to.get_or_insert(peer);
+            });
+        }
+    }
+
+    /// The completions still waiting, when the port closes.
+    pub(crate) fn take_completions(&mut self) -> VecDeque<(u64, Completion)> {
+        std::mem::take(&mut self.completions)
+    }
+}
+
+/// The completion of datagram `number`, if it has one.
+fn due(completions: &mut VecDeque<(u64, Completion)>, number: u64) -> Option<Completion> {
+    match completions.front() {
+        Some((first, _)) if *first == number => completions.pop_front().map(|(_, done)| done),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(outbox: &mut Outbox, payload: &[u8], spares: &mut Vec<Box<Storage>>) {
+        outbox.push(&Payload::Copied(payload), None, Control::default(), None, true, spares);
+    }
+
+    fn payloads(outbox: &Outbox, lent: &[u8]) -> Vec<Vec<u8>> {
+        let batch = outbox.batch(lent);
+        batch.queue.iter().map(|datagram| batch.payload(datagram).to_vec()).collect()
+    }
+
+    #[test]
+    fn order_and_gauges_hold_over_partial_sends() {
+        let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
+        for payload in [&b"a"[..], b"", b"ccc"] {
+            push(&mut outbox, payload, &mut spares);
+        }
+        assert_eq!((outbox.len(), outbox.bytes()), (3, 4));
+        outbox.sent(2, &mut spares, |_, _| unreachable!());
+        assert_eq!(payloads(&outbox, &[]), [b"ccc"]);
+        assert_eq!((outbox.len(), outbox.bytes()), (1, 3));
+        outbox.sent(1, &mut spares, |_, _| unreachable!());
+        assert!(outbox.is_empty());
+        assert_eq!(spares.len(), 1, "an idle port holds no memory");
+    }
+
+    #[test]
+    fn what_is_lent_is_copied_before_the_buffers_are_written_again() {
+        let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
+        let lent = *b"..lent..";
+        push(&mut outbox, b"own", &mut spares);
+        let payload = Payload::Lent { start: 2, len: 4 };
+        outbox.push(&payload, None, Control::default(), None, true, &mut spares);
+        push(&mut outbox, b"more", &mut spares);
+        assert_eq!(payloads(&outbox, &lent), [&b"own"[..], b"lent", b"more"]);
+        outbox.keep_lent(&lent);
+        assert_eq!(payloads(&outbox, &[]), [&b"own"[..], b"lent", b"more"]);
+    }
+
+    #[test]
+    fn completions_follow_their_own_datagram() {
+        let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
+        for (number, done) in [(1, false), (2, true), (3, false), (4, true)] {
+            let completion = done.then(|| -> Completion { Box::new(|_| Ok(())) });
+            let payload = vec![0; number];
+            let payload = Payload::Copied(&payload);
+            outbox.push(&payload, None, Control::default(), completion, false, &mut spares);
+        }
+        let mut completed = Vec::new();
+        outbox.sent(3, &mut spares, |_, len| completed.push(len));
+        assert_eq!(completed, [2]);
+        let (last, completion) = outbox.pop(&mut spares).unwrap();
+        assert_eq!((last.len, completion.is_some()), (4, true));
+    }
+
+    #[test]
+    fn a_queue_that_never_runs_empty_does_not_grow() {
+        let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
+        push(&mut outbox, &[0; 100], &mut spares);
+        for number in 0..100_000_u32 {
+            push(&mut outbox, &number.to_le_bytes(), &mut spares);
+            outbox.sent(1, &mut spares, |_, _| unreachable!());
+            assert_eq!(outbox.len(), 1);
+        }
+        assert_eq!(payloads(&outbox, &[]), [99_999_u32.to_le_bytes()]);
+        let storage = outbox.storage.as_ref().unwrap();
+        assert!(storage.queue.capacity() < 2_048 && storage.bytes.capacity() < 65_536);
+    }
+
+    #[test]
+    fn runs_to_one_peer_count_as_one_message() {
+        let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
+        for _ in 0..64 {
+            push(&mut outbox, b"same", &mut spares);
+        }
+        assert_eq!(outbox.messages, 1);
+        push(&mut outbox, b"same", &mut spares);
+        push(&mut outbox, b"other", &mut spares);
+        push(&mut outbox, b"", &mut spares);
+        push(&mut outbox, b"", &mut spares);
+        assert_eq!(outbox.messages, 5);
+    }
+}

@@ -1,0 +1,733 @@
+//! The handle to a port: its life, and the way out.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::rc::{Rc, Weak};
+
+use super::outbox::{Completion, Payload};
+use super::port::{Port, PortState, Readiness};
+use super::received::ReadDatagram;
+use super::{QueuePolicy, SendOptions, delivery};
+use crate::Handle;
+use crate::agenda::{Agenda, Call, Notice};
+use crate::callback::CallbackResult;
+use crate::error::{Closed, ConnectError, ListenError, OptionError, StopReason, WriteError};
+use crate::net::{Control, Outgoing, RecvBatch, SendBatch, SocketOption};
+use crate::reactor::Inner;
+use crate::slots::Key;
+use crate::stats::PortStats;
+
+/// A handle to a datagram port, cheap to clone and to store; it keeps nothing alive. Callbacks
+/// are given one, and [`Handle::listen_udp`] returns one. Once the port is closed, calls return a
+/// typed `Closed` error.
+#[derive(Clone)]
+pub struct DatagramTransport {
+    inner: Weak<Inner>,
+    key: Key,
+}
+
+/// Names a port across threads: plain data, for [`Handle::datagram`] to find the port again on
+/// the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DatagramKey {
+    pub(crate) reactor: u32,
+    pub(crate) key: Key,
+}
+
+impl DatagramTransport {
+    pub(crate) fn new(inner: &Rc<Inner>, key: Key) -> Self {
+        Self { inner: Rc::downgrade(inner), key }
+    }
+
+    /// Works on the port with everything borrowed; `None` when it is closed.
+    #[inline]
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Port, &mut Agenda, &Inner) -> R) -> Option<R> {
+        let inner = self.inner.upgrade()?;
+        let core = &mut *inner.core.borrow_mut();
+        let port = core.ports.get_mut(self.key)?;
+        Some(work(port, &mut core.agenda, &inner))
+    }
+
+    // ---- Writing ----
+
+    /// Sends `payload` to the port's peer. It leaves before the loop waits again, in order with
+    /// all else that is written; `Ok` says that it is on its way.
+    ///
+    /// # Errors
+    /// [`WriteError::DestinationRequired`] without a peer, `TooLong`, `QueueFull`, `Closed`. What
+    /// the system finds wrong later goes to
+    /// [`write_failed`](crate::DatagramProtocol::write_failed).
+    pub fn write(&self, payload: &[u8]) -> Result<(), WriteError> {
+        self.enqueue(Payload::Copied(payload), None, Control::default(), None)
+    }
+
+    /// Sends `payload` to `destination`, as [`write`](Self::write) does.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and [`WriteError::IsConnected`] on a port with a peer,
+    /// `WrongFamily`, and `BroadcastNotAllowed` for 255.255.255.255.
+    #[inline]
+    pub fn write_to(&self, payload: &[u8], destination: SocketAddr) -> Result<(), WriteError> {
+        self.enqueue(Payload::Copied(payload), Some(destination), Control::default(), None)
+    }
+
+    /// Sends the pieces as one datagram to the port's peer.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); [`WriteError::NoBuffers`] for an empty list.
+    pub fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> Result<(), WriteError> {
+        self.enqueue(gather(pieces)?, None, Control::default(), None)
+    }
+
+    /// Sends the pieces as one datagram to `destination`.
+    ///
+    /// ```
+    /// # use std::io::IoSlice;
+    /// # use strand_reactor::*;
+    /// # struct Quiet;
+    /// # impl DatagramProtocol for Quiet {
+    /// #     fn datagram_received(&mut self, _: &DatagramTransport, d: Datagram<'_>)
+    /// #     -> anyhow::Result<()> { assert_eq!(d.payload(), b"head body"); Ok(()) }
+    /// # }
+    /// let reactor = Reactor::new()?;
+    /// let port = reactor.listen_udp("127.0.0.1:0", Quiet)?;
+    /// let pieces = [IoSlice::new(b"head "), IoSlice::new(b"body")];
+    /// port.write_vectored_to(&pieces, port.local_addr()?)?;
+    /// while port.stats()?.datagrams_in == 0 {
+    ///     reactor.iterate(None)?;
+    /// }
+    /// assert_eq!(port.stats()?.callback_panics, 0);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`write_to`](Self::write_to); [`WriteError::NoBuffers`] for an empty list.
+    pub fn write_vectored_to(
+        &self,
+        pieces: &[IoSlice<'_>],
+        destination: SocketAddr,
+    ) -> Result<(), WriteError> {
+        self.enqueue(gather(pieces)?, Some(destination), Control::default(), None)
+    }
+
+    /// Sends `payload` as `options` say: destination, source address, interface, hop limit, ECN.
+    ///
+    /// # Errors
+    /// As [`write_to`](Self::write_to); [`WriteError::Unsupported`] where the system cannot
+    /// choose these per datagram.
+    pub fn write_with(&self, payload: &[u8], options: &SendOptions) -> Result<(), WriteError> {
+        self.enqueue(Payload::Copied(payload), options.to, options.control, None)
+    }
+
+    /// Sends `payload` and calls `done` from the loop, once, with the bytes handed to the system
+    /// or the error. `destination` is a `SocketAddr`, or `None` for the port's peer. Failures are
+    /// then told to `done` alone, not to `write_failed`.
+    ///
+    /// # Errors
+    /// As [`write_to`](Self::write_to); `done` is then dropped without a call.
+    pub fn write_then<F, R>(
+        &self,
+        payload: &[u8],
+        destination: impl Into<Option<SocketAddr>>,
+        done: F,
+    ) -> Result<(), WriteError>
+    where
+        F: FnOnce(Result<usize, WriteError>) -> R + 'static,
+        R: CallbackResult + 'static,
+    {
+        let done = completion(done);
+        self.enqueue(Payload::Copied(payload), destination.into(), Control::default(), Some(done))
+    }
+
+    /// As [`write_then`](Self::write_then), for pieces that make one datagram.
+    ///
+    /// # Errors
+    /// As [`write_then`](Self::write_then); [`WriteError::NoBuffers`] for an empty list.
+    pub fn write_vectored_then<F, R>(
+        &self,
+        pieces: &[IoSlice<'_>],
+        destination: impl Into<Option<SocketAddr>>,
+        done: F,
+    ) -> Result<(), WriteError>
+    where
+        F: FnOnce(Result<usize, WriteError>) -> R + 'static,
+        R: CallbackResult + 'static,
+    {
+        let done = completion(done);
+        self.enqueue(gather(pieces)?, destination.into(), Control::default(), Some(done))
+    }
+
+    /// Hands `payload` to the system before it returns, or not at all; returns its length.
+    ///
+    /// # Errors
+    /// [`WriteError::WouldBlock`] if anything written before still waits, or the system has no
+    /// room; [`WriteError::Io`] for what the system says; else as [`write`](Self::write).
+    pub fn try_write(&self, payload: &[u8]) -> Result<usize, WriteError> {
+        self.try_send(payload, None)
+    }
+
+    /// As [`try_write`](Self::try_write), to `destination`.
+    ///
+    /// # Errors
+    /// As [`try_write`](Self::try_write) and [`write_to`](Self::write_to).
+    pub fn try_write_to(&self, payload: &[u8], destination: SocketAddr) -> Result<usize, WriteError> {
+        self.try_send(payload, Some(destination))
+    }
+
+    /// Hands datagrams to the system before it returns, in order, until one is refused. Returns
+    /// how many were sent: exactly the first ones.
+    ///
+    /// # Errors
+    /// When not even the first could be sent: why, as [`try_write`](Self::try_write) says.
+    pub fn try_write_batch(
+        &self,
+        datagrams: &[(&[u8], Option<SocketAddr>)],
+    ) -> Result<usize, WriteError> {
+        self.with(|port, agenda, _| {
+            port.flush_unless_blocked(agenda);
+            if !port.outbox.is_empty() {
+                return Err(WriteError::WouldBlock);
+            }
+            let mut sent = 0;
+            // In pieces, to bound the memory that the copies take.
+            for piece in datagrams.chunks(64) {
+                let (mut queue, mut own) = (Vec::with_capacity(piece.len()), Vec::new());
+                let mut invalid = None;
+                for (payload, to) in piece {
+                    match port.admit(payload.len(), *to, &Control::default()) {
+                        Ok(to) => {
+                            queue.push(outgoing(own.len(), payload.len(), to));
+                            own.extend_from_slice(payload);
+                        }
+                        Err(error) => {
+                            invalid = Some(error);
+                            break;
+                        }
+                    }
+                }
+                let count = match port.send_now(&SendBatch { queue: &queue, own: &own, lent: &[] }, agenda) {
+                    Ok(count) => count,
+                    Err(error) if sent == 0 => return Err(error),
+                    Err(_) => return Ok(sent),
+                };
+                sent += count;
+                match invalid {
+                    Some(error) if sent == 0 => return Err(error),
+                    None if count == piece.len() => {}
+                    _ => return Ok(sent),
+                }
+            }
+            Ok(sent)
+        })
+        .unwrap_or(Err(WriteError::Closed))
+    }
+
+    /// Offers everything written so far to the system now, instead of when the callback ends.
+    ///
+    /// # Errors
+    /// [`WriteError::WouldBlock`] if some still waits for room; [`WriteError::Closed`].
+    pub fn flush(&self) -> Result<(), WriteError> {
+        self.with(|port, agenda, _| {
+            port.flush(agenda);
+            if port.outbox.is_empty() { Ok(()) } else { Err(WriteError::WouldBlock) }
+        })
+        .unwrap_or(Err(WriteError::Closed))
+    }
+
+    /// Datagrams written and not yet taken by the system; 0 once closed.
+    pub fn queued_datagrams(&self) -> usize {
+        self.with(|port, _, _| port.outbox.len()).unwrap_or(0)
+    }
+
+    /// Bytes of the payloads written and not yet taken by the system; 0 once closed.
+    pub fn queued_bytes(&self) -> usize {
+        self.with(|port, _, _| port.outbox.bytes()).unwrap_or(0)
+    }
+
+    #[inline]
+    fn enqueue(
+        &self,
+        payload: Payload<'_>,
+        to: Option<SocketAddr>,
+        control: Control,
+        completion: Option<Completion>,
+    ) -> Result<(), WriteError> {
+        let mut completion = completion;
+        let result = self.with(|port, agenda, _| {
+            let len = payload.len();
+            let to = port.admit(len, to, &control)?;
+            if port.is_full(len) {
+                port.flush_unless_blocked(agenda);
+                while port.is_full(len) {
+                    match port.queue_policy {
+                        QueuePolicy::Error => {
+                            let (datagrams, bytes) = (port.outbox.len(), port.outbox.bytes());
+                            return Err(WriteError::QueueFull { datagrams, bytes });
+                        }
+                        QueuePolicy::DropNewest => {
+                            let dropped = Outgoing { to, ..outgoing(0, len, to) };
+                            port.stats.queue_dropped += 1;
+                            port.fail(dropped, completion.take(), WriteError::Dropped, agenda);
+                            return Ok(());
+                        }
+                        QueuePolicy::DropOldest => port.drop_oldest(agenda),
+                    }
+                }
+            }
+            let payload = in_place(payload, self.key, agenda);
+            let merges = port.capabilities.segmentation;
+            port.outbox.push(&payload, to, control, completion.take(), merges, &mut agenda.spares);
+            agenda.queued += 1;
+            port.make_dirty(agenda);
+            if port.blocked {
+                port.note_waiting(agenda);
+            } else if port.outbox.is_due() {
+                port.flush(agenda);
+            }
+            Ok(())
+        });
+        // A completion that will not be called is user code to drop, with nothing borrowed.
+        drop(completion);
+        result.unwrap_or(Err(WriteError::Closed))
+    }
+
+    fn try_send(&self, payload: &[u8], to: Option<SocketAddr>) -> Result<usize, WriteError> {
+        self.with(|port, agenda, _| {
+            let to = port.admit(payload.len(), to, &Control::default())?;
+            port.flush_unless_blocked(agenda);
+            if !port.outbox.is_empty() {
+                return Err(WriteError::WouldBlock);
+            }
+            let queue = [outgoing(0, payload.len(), to)];
+            port.send_now(&SendBatch { queue: &queue, own: payload, lent: &[] }, agenda)?;
+            Ok(payload.len())
+        })
+        .unwrap_or(Err(WriteError::Closed))
+    }
+
+    // ---- Reading ----
+
+    /// Stops delivery at once; what arrives waits in the system's buffer, and what was received
+    /// already waits in the port. Twice is as good as once.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn pause_reading(&self) -> Result<(), Closed> {
+        self.with(|port, _, inner| {
+            port.paused = true;
+            inner.interrupt(port.key);
+        })
+        .ok_or(Closed)
+    }
+
+    /// Delivers again, from the next turn on, beginning with what waited.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn resume_reading(&self) -> Result<(), Closed> {
+        self.with(|port, agenda, _| {
+            if std::mem::take(&mut port.paused) {
+                port.make_ready(Readiness::READABLE, agenda);
+            }
+        })
+        .ok_or(Closed)
+    }
+
+    /// Bytes in the first datagram waiting on a paused port: `Some(0)` for an empty one, `None`
+    /// if there is none.
+    ///
+    /// # Errors
+    /// [`OptionError::NotPaused`] on a port that delivers by itself or is just delivering;
+    /// `Closed`.
+    pub fn pending_datagram_size(&self) -> Result<Option<usize>, OptionError> {
+        self.pull(|port| port.stash.datagrams.front().map(|first| first.len))
+    }
+
+    /// Takes the first datagram waiting on a paused port into `buffer`; `None` if there is none.
+    /// What does not fit is lost ([`ReadDatagram::is_truncated`]): an empty buffer discards the
+    /// datagram.
+    ///
+    /// ```
+    /// # use strand_reactor::*;
+    /// # struct Quiet;
+    /// # impl DatagramProtocol for Quiet {
+    /// #     fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>)
+    /// #     -> anyhow::Result<()> { unreachable!() }
+    /// # }
+    /// let reactor = Reactor::new()?;
+    /// let port = reactor.listen_udp(UdpOptions::parse("127.0.0.1:0")?.start_paused(true), Quiet)?;
+    /// assert_eq!(port.pending_datagram_size()?, None);
+    /// port.try_write_to(b"hello", port.local_addr()?)?;
+    /// assert_eq!(port.pending_datagram_size()?, Some(5));
+    /// let mut buffer = [0; 4];
+    /// let datagram = port.read_datagram(&mut buffer)?.unwrap();
+    /// assert_eq!((datagram.len(), datagram.size(), datagram.is_truncated()), (4, 5, true));
+    /// assert_eq!(&buffer, b"hell");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`pending_datagram_size`](Self::pending_datagram_size).
+    pub fn read_datagram(&self, buffer: &mut [u8]) -> Result<Option<ReadDatagram>, OptionError> {
+        self.pull(|port| {
+            let first = port.stash.datagrams.pop_front()?;
+            let len = first.len.min(buffer.len());
+            buffer[..len].copy_from_slice(&port.stash.bytes[first.start..][..len]);
+            if port.stash.datagrams.is_empty() {
+                port.stash.bytes.clear();
+            }
+            Some(ReadDatagram {
+                info: first.info,
+                len,
+                size: first.len,
+                kernel_drops: first.kernel_drops,
+                truncated: first.truncated,
+            })
+        })
+    }
+
+    fn pull<R>(&self, take: impl FnOnce(&mut Port) -> Option<R>) -> Result<Option<R>, OptionError> {
+        let inner = self.inner.upgrade().ok_or(OptionError::Closed)?;
+        let core = &mut *inner.core.borrow_mut();
+        let port = core.ports.get_mut(self.key).ok_or(OptionError::Closed)?;
+        if port.closing {
+            return Ok(None);
+        }
+        if !port.paused || port.delivering {
+            return Err(OptionError::NotPaused);
+        }
+        if port.stash.datagrams.is_empty() {
+            let mut batch = core.batch.take().unwrap_or_else(RecvBatch::new);
+            let lent = core.agenda.lent.take();
+            delivery::pull(port, &mut batch, &mut core.agenda);
+            core.agenda.lent = lent;
+            core.batch = Some(batch);
+        }
+        Ok(take(port))
+    }
+
+    // ---- Peer and address ----
+
+    /// Gives the port a peer: it then sends to and hears from that address alone, `write` needs
+    /// no destination, and ICMP reports reach
+    /// [`connection_refused`](crate::DatagramProtocol::connection_refused). Datagrams of others
+    /// that were queued before are still delivered. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`ConnectError::IsConnected`], even for the same peer; `WrongFamily`; `Io` (no route).
+    pub fn connect(&self, peer: SocketAddr) -> Result<(), ConnectError> {
+        self.with(|port, agenda, _| port.connect(peer, agenda)).unwrap_or(Err(ConnectError::Closed))
+    }
+
+    /// Takes the peer away again; the local address stays. What was written before still goes to
+    /// the old peer.
+    ///
+    /// # Errors
+    /// [`ConnectError::NotConnected`] without a peer; `Io`.
+    pub fn disconnect(&self) -> Result<(), ConnectError> {
+        self.with(|port, agenda, _| port.disconnect(agenda)).unwrap_or(Err(ConnectError::Closed))
+    }
+
+    /// The port's peer.
+    ///
+    /// # Errors
+    /// [`OptionError::NotConnected`]; `Closed`.
+    pub fn peer_addr(&self) -> Result<SocketAddr, OptionError> {
+        self.with(|port, _, _| port.peer.ok_or(OptionError::NotConnected))
+            .unwrap_or(Err(OptionError::Closed))
+    }
+
+    /// The address that the port is bound to, with flow information and scope id for IPv6.
+    ///
+    /// # Errors
+    /// [`OptionError::NotBound`] before the first send of an unbound port; `Closed`.
+    pub fn local_addr(&self) -> Result<SocketAddr, OptionError> {
+        self.with(|port, _, _| match port.socket.local_addr() {
+            Ok(address) if address.port() == 0 => Err(OptionError::NotBound),
+            Ok(address) => Ok(address),
+            Err(source) => Err(OptionError::from_io("local_addr", source)),
+        })
+        .unwrap_or(Err(OptionError::Closed))
+    }
+
+    /// Binds a port that has no address yet (opened [unbound](crate::UdpOptions::unbound), or
+    /// adopted).
+    ///
+    /// # Errors
+    /// [`ListenError::Bind`]: taken, not of this host, or (`InvalidInput`) bound already.
+    pub fn bind(&self, address: SocketAddr) -> Result<(), ListenError> {
+        self.with(|port, _, _| {
+            let admitted = port.family.admit(address).ok_or(OptionError::Contradiction {
+                reason: "the address is not of the port's family",
+            })?;
+            port.socket.bind(admitted).map_err(|source| ListenError::Bind { address, source })
+        })
+        .unwrap_or(Err(ListenError::Closed))
+    }
+
+    // ---- Life ----
+
+    /// Closes the port: nothing is delivered any more, even of a batch under way. From the loop,
+    /// `stop_protocol` is called, what was written is offered to the system once, and the socket
+    /// is closed. Calling it again, or on a closed port, does nothing.
+    pub fn stop_listening(&self) {
+        self.with(|port, agenda, inner| {
+            port.begin_close(StopReason::Stopped, agenda);
+            inner.interrupt(port.key);
+        });
+    }
+
+    /// As [`stop_listening`](Self::stop_listening), and calls `done` when the port is closed and
+    /// its number free; in the next turn, if it is closed already.
+    ///
+    /// # Errors
+    /// [`Closed`] when the reactor is gone: `done` is dropped.
+    pub fn stop_listening_then<F, R>(&self, done: F) -> Result<(), Closed>
+    where
+        F: FnOnce(&Handle) -> R + 'static,
+        R: CallbackResult + 'static,
+    {
+        let done: Call = Box::new(move |handle| done(handle).into_result());
+        let inner = self.inner.upgrade().ok_or(Closed)?;
+        let core = &mut *inner.core.borrow_mut();
+        if core.closed {
+            return Err(Closed);
+        }
+        match core.ports.get_mut(self.key) {
+            Some(port) => {
+                port.stopped.push(done);
+                port.begin_close(StopReason::Stopped, &mut core.agenda);
+                inner.interrupt(self.key);
+            }
+            None => core.agenda.notices.push_back(Notice::Call(done)),
+        }
+        Ok(())
+    }
+
+    /// Whether the port is open, paused, closing or closed.
+    pub fn state(&self) -> PortState {
+        self.with(|port, _, _| port.state()).unwrap_or(PortState::Closed)
+    }
+
+    /// Lets [`run`](crate::Reactor::run) return although this port is open. A datagram that waits
+    /// to be sent still keeps it.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn unref(&self) -> Result<(), Closed> {
+        self.count(false)
+    }
+
+    /// Takes [`unref`](Self::unref) back.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn reref(&self) -> Result<(), Closed> {
+        self.count(true)
+    }
+
+    fn count(&self, referenced: bool) -> Result<(), Closed> {
+        self.with(|port, agenda, _| {
+            agenda.references -= usize::from(port.referenced);
+            agenda.references += usize::from(referenced);
+            port.referenced = referenced;
+        })
+        .ok_or(Closed)
+    }
+
+    /// The reactor.
+    pub fn reactor(&self) -> Handle {
+        Handle::from_weak(self.inner.clone())
+    }
+
+    /// The key by which [`Handle::datagram`] finds this port, from any thread's message.
+    ///
+    /// # Errors
+    /// [`Closed`] when the reactor is gone.
+    pub fn key(&self) -> Result<DatagramKey, Closed> {
+        let reactor = self.inner.upgrade().ok_or(Closed)?.id;
+        Ok(DatagramKey { reactor, key: self.key })
+    }
+
+    /// Lends the file descriptor to `look`. Reading it or changing its flags interferes with the
+    /// port; options that this crate does not know may be set.
+    ///
+    /// # Errors
+    /// [`OptionError::Closed`]; `Unsupported` where there is no descriptor.
+    pub fn with_fd<R>(&self, look: impl FnOnce(BorrowedFd<'_>) -> R) -> Result<R, OptionError> {
+        // A second owner for the call, so that nothing is borrowed and `look` may even stop the
+        // port.
+        let socket = self.with(|port, _, _| Rc::clone(&port.socket)).ok_or(OptionError::Closed)?;
+        let fd = socket.fd().ok_or(OptionError::Unsupported { name: "with_fd" })?;
+        Ok(look(fd))
+    }
+
+    /// The port's name in logs.
+    pub fn label(&self) -> String {
+        self.with(|port, _, _| port.label.to_string()).unwrap_or_else(|| "closed port".to_owned())
+    }
+
+    /// Names the port in logs.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn set_label(&self, label: &str) -> Result<(), Closed> {
+        self.with(|port, _, _| port.label = label.into()).ok_or(Closed)
+    }
+
+    /// What the port has done so far.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn stats(&self) -> Result<PortStats, Closed> {
+        self.with(|port, _, _| port.stats).ok_or(Closed)
+    }
+
+    /// Whether both are handles to the same port.
+    pub fn is_same_port(&self, other: &Self) -> bool {
+        self.key == other.key && self.inner.ptr_eq(&other.inner)
+    }
+}
+
+impl fmt::Debug for DatagramTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("DatagramTransport");
+        match self.local_addr() {
+            Ok(address) => debug.field("local_addr", &address),
+            Err(OptionError::Closed) => return f.write_str("DatagramTransport(closed)"),
+            Err(_) => debug.field("local_addr", &"not bound"),
+        };
+        debug.field("state", &self.state()).finish()
+    }
+}
+
+fn completion<F, R>(done: F) -> Completion
+where
+    F: FnOnce(Result<usize, WriteError>) -> R + 'static,
+    R: CallbackResult + 'static,
+{
+    Box::new(move |result| done(result).into_result())
+}
+
+fn gather<'a>(pieces: &'a [IoSlice<'a>]) -> Result<Payload<'a>, WriteError> {
+    if pieces.is_empty() { Err(WriteError::NoBuffers) } else { Ok(Payload::Pieces(pieces)) }
+}
+
+fn outgoing(start: usize, len: usize, to: Option<SocketAddr>) -> Outgoing {
+    Outgoing { start, len, lent: false, to, control: Control::default() }
+}
+
+/// A payload that lies in the buffers being delivered to this very port is sent from there.
+#[inline]
+fn in_place<'a>(payload: Payload<'a>, key: Key, agenda: &Agenda) -> Payload<'a> {
+    if let Payload::Copied(bytes) = payload
+        && !bytes.is_empty()
+        && let Some(lent) = &agenda.lent
+        && lent.key == key
+        && let Some(start) = bytes.as_ptr().addr().checked_sub(lent.data.as_ptr().addr())
+        && start + bytes.len() <= lent.data.len()
+    {
+        return Payload::Lent { start, len: bytes.len() };
+    }
+    payload
+}
+
+impl Port {
+    /// The checks that every write passes, and the destination as the socket takes it.
+    #[inline]
+    fn admit(
+        &self,
+        len: usize,
+        to: Option<SocketAddr>,
+        control: &Control,
+    ) -> Result<Option<SocketAddr>, WriteError> {
+        let to = match (self.peer, to) {
+            (None, Some(to)) => match self.family.admit(to) {
+                Some(to) => Some(to),
+                None => return Err(WriteError::WrongFamily { address: to, family: self.family }),
+            },
+            (Some(_), None) => None,
+            (Some(peer), Some(_)) => return Err(WriteError::IsConnected { peer }),
+            (None, None) => return Err(WriteError::DestinationRequired),
+        };
+        let max = self.family.max_payload(to.or(self.peer));
+        if len > max {
+            return Err(WriteError::TooLong { len, max });
+        }
+        if to.is_some_and(is_limited_broadcast)
+            && self.socket.option(SocketOption::Broadcast).is_ok_and(|allowed| allowed == 0)
+        {
+            return Err(WriteError::BroadcastNotAllowed);
+        }
+        if !control.is_none() && !self.capabilities.send_options {
+            return Err(WriteError::Unsupported { name: "source, interface, hop limit or ECN" });
+        }
+        Ok(to)
+    }
+
+    fn note_waiting(&mut self, agenda: &mut Agenda) {
+        let waiting = self.outbox.len() as u64;
+        self.stats.queue_high_water = self.stats.queue_high_water.max(waiting);
+        self.check_watermarks(agenda);
+    }
+
+    pub(crate) fn connect(
+        &mut self,
+        peer: SocketAddr,
+        agenda: &mut Agenda,
+    ) -> Result<(), ConnectError> {
+        if let Some(peer) = self.peer {
+            return Err(ConnectError::IsConnected { peer });
+        }
+        let admitted = self
+            .family
+            .admit(peer)
+            .ok_or(ConnectError::WrongFamily { address: peer, family: self.family })?;
+        // What was addressed before leaves before.
+        self.flush_unless_blocked(agenda);
+        self.socket.connect(admitted).map_err(ConnectError::Io)?;
+        // The kernel reads 0.0.0.0 as this host.
+        self.peer = Some(self.socket.peer_addr().unwrap_or(admitted));
+        self.local_port = 0;
+        if self.capabilities.error_queue && !self.error_queue {
+            // Where it is refused, refusals come as pending errors: fewer, but not none.
+            self.error_queue = self.socket.set_option(SocketOption::ErrorQueue, 1).is_ok();
+        }
+        Ok(())
+    }
+
+    fn disconnect(&mut self, agenda: &mut Agenda) -> Result<(), ConnectError> {
+        let peer = self.peer.ok_or(ConnectError::NotConnected)?;
+        self.flush_unless_blocked(agenda);
+        self.outbox.address(peer);
+        // Reports about the old peer are told as refusals while there is one.
+        self.drain_errors(agenda);
+        self.socket.disconnect().map_err(ConnectError::Io)?;
+        self.peer = None;
+        if self.error_queue && !self.wants_error_queue {
+            // On an unconnected socket it would surface other people's refusals.
+            self.socket.set_option(SocketOption::ErrorQueue, 0).map_err(ConnectError::Io)?;
+            self.error_queue = false;
+        }
+        Ok(())
+    }
+}
+
+fn is_limited_broadcast(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(to) => to.ip().is_broadcast(),
+        SocketAddr::V6(to) => to.ip().to_ipv4_mapped().is_some_and(|v4| v4.is_broadcast()),
+    }
+}
+
+impl OptionError {
+    pub(crate) fn from_io(name: &'static str, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::Unsupported {
+            Self::Unsupported { name }
+        } else {
+            Self::Io { name, source }
+        }
+    }
+}

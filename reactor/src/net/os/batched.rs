@@ -1,0 +1,468 @@
+//! Many datagrams by one system call, with all that Linux tells and takes about each.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::socket::{Endpoint, Transfer};
+use super::{nobody, options};
+use crate::datagram::{Capabilities, Ecn, Family, Metadata};
+use crate::net::{
+    Control, Message, Meta, Origin, Outgoing, QueuedError, RecvBatch, SLOT_LEN, SendBatch,
+};
+use crate::sys::{self, Encoder, Outbound, Received, SendHeaders};
+
+/// Most datagrams that UDP_SEGMENT makes of one message on every kernel that has it.
+const MAX_SEGMENTS: usize = 64;
+
+/// So many full batches in a row, each from a single source, ...
+const STREAK: u32 = 8;
+/// ... each of at least so many messages, show traffic that UDP_GRO would merge. With it on and
+/// nothing to merge, receiving costs 3 to 5 % more.
+const STREAK_SLOTS: usize = 8;
+
+/// What the sockets of a driver have in common.
+pub(super) struct Batching {
+    headers: Rc<RefCell<SendHeaders>>,
+    segmentation: bool,
+    coalescing: bool,
+}
+
+impl Batching {
+    /// Asks the kernel what it offers, on a socket made for the purpose.
+    pub(super) fn probe() -> Self {
+        let socket = [Domain::IPV4, Domain::IPV6]
+            .iter()
+            .find_map(|domain| Socket::new(*domain, Type::DGRAM, Some(Protocol::UDP)).ok());
+        let offers = |name, value| {
+            use std::os::fd::AsFd;
+            let set = |socket: &Socket| sys::set_option(socket.as_fd(), libc::SOL_UDP, name, value);
+            socket.as_ref().is_some_and(|socket| set(socket).is_ok())
+        };
+        Self {
+            headers: Rc::new(RefCell::new(SendHeaders::new())),
+            segmentation: offers(libc::UDP_SEGMENT, 0),
+            coalescing: offers(libc::UDP_GRO, 1),
+        }
+    }
+
+    /// For a socket of our own.
+    pub(super) fn opened(&self) -> Batched {
+        let coalescing = if self.coalescing { Coalescing::Idle(0) } else { Coalescing::Never };
+        self.transfer(self.segmentation, coalescing)
+    }
+
+    /// For a socket made elsewhere; `merging` if UDP_GRO is on already.
+    pub(super) fn adopted(&self, udp: bool, merging: bool) -> Batched {
+        let coalescing = if merging { Coalescing::On } else { Coalescing::Never };
+        self.transfer(udp && self.segmentation, coalescing)
+    }
+
+    fn transfer(&self, segmentation: bool, coalescing: Coalescing) -> Batched {
+        Batched {
+            headers: Rc::clone(&self.headers),
+            segment_bound: Cell::new(if segmentation { usize::MAX } else { 0 }),
+            coalescing: Cell::new(coalescing),
+            granted: Cell::new(Metadata::NONE),
+        }
+    }
+}
+
+/// Whether UDP_GRO is on.
+pub(super) fn merges(fd: BorrowedFd<'_>) -> bool {
+    sys::option(fd, libc::SOL_UDP, libc::UDP_GRO).is_ok_and(|on| on != 0)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coalescing {
+    /// Off; the number of full batches from a single source seen in a row.
+    Idle(u32),
+    On,
+    Never,
+}
+
+pub(super) struct Batched {
+    headers: Rc<RefCell<SendHeaders>>,
+    /// Runs of datagrams shorter than this leave as one message; 0 if the kernel cannot do that.
+    segment_bound: Cell<usize>,
+    coalescing: Cell<Coalescing>,
+    granted: Cell<Metadata>,
+}
+
+impl Transfer for Batched {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            batching: true,
+            segmentation: self.segment_bound.get() != 0,
+            coalescing: self.coalescing.get() != Coalescing::Never,
+            error_queue: true,
+            send_options: true,
+            metadata: self.granted.get(),
+        }
+    }
+
+    fn receive(&self, at: &Endpoint, slots: usize, batch: &mut RecvBatch) -> io::Result<bool> {
+        let RecvBatch { data, messages, headers } = batch;
+        messages.clear();
+        let granted = self.granted.get();
+        let merging = self.coalescing.get() == Coalescing::On;
+        let control = merging || !granted.is_empty();
+        // Unique by contract; a copy would be slow, not wrong.
+        debug_assert_eq!(Rc::strong_count(data), 1);
+        let got =
+            headers.receive(at.fd(), &mut Rc::make_mut(data)[..], SLOT_LEN, slots, control)?;
+        for index in 0..got {
+            let len = headers.len(index);
+            let mut message = Message {
+                len,
+                segment: len.max(1),
+                truncated: headers.truncated(index),
+                source: headers.source(index).unwrap_or_else(|| nobody(at.family)),
+                meta: Meta::default(),
+            };
+            if control {
+                if granted.contains(Metadata::DROPS) && !headers.control_truncated(index) {
+                    // The kernel is silent as long as there are none.
+                    message.meta.drops = Some(0);
+                }
+                for received in sys::decode(headers.control(index)) {
+                    note(&mut message, granted, received);
+                }
+                if at.family == Family::Dual {
+                    let mapped = |ip| match ip {
+                        IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
+                        IpAddr::V6(_) => ip,
+                    };
+                    message.meta.destination = message.meta.destination.map(mapped);
+                    message.meta.specific_destination =
+                        message.meta.specific_destination.map(mapped);
+                }
+            }
+            messages.push(message);
+        }
+        if let Coalescing::Idle(streak) = self.coalescing.get() {
+            self.watch_for_bursts(at, streak, got == slots, messages);
+        }
+        Ok(got < slots)
+    }
+
+    fn send(&self, at: &Endpoint, batch: &SendBatch<'_>) -> io::Result<usize> {
+        let mut headers = self.headers.borrow_mut();
+        let mut sent = 0;
+        // Datagrams in each message.
+        let mut runs = [0_u16; sys::BATCH];
+        while sent < batch.queue.len() {
+            let outbound = match self.plan(at, batch, sent, headers.fill(), &mut runs) {
+                Ok(outbound) => outbound,
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => return Ok(sent),
+            };
+            let outcome = match outbound.send(at.fd()) {
+                Ok(messages) => Ok(runs[..messages].iter().map(|run| usize::from(*run)).sum()),
+                Err(error) if runs[0] > 1 => {
+                    self.after_refused_run(at, batch, sent, error, &mut headers)
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(more) => sent += more,
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => return Ok(sent),
+            }
+        }
+        Ok(sent)
+    }
+
+    fn next_error(&self, at: &Endpoint) -> io::Result<Option<QueuedError>> {
+        let Some((destination, report)) = sys::take_report(at.fd())? else {
+            return Ok(None);
+        };
+        let Some(report) = report else {
+            return Ok(Some(QueuedError {
+                error: io::Error::other("a report of unknown form"),
+                origin: Origin::Other,
+                icmp_type: 0,
+                icmp_code: 0,
+                info: 0,
+                offender: None,
+                destination,
+            }));
+        };
+        Ok(Some(QueuedError {
+            error: io::Error::from_raw_os_error(report.errno.cast_signed()),
+            origin: match report.origin {
+                libc::SO_EE_ORIGIN_LOCAL => Origin::Local,
+                libc::SO_EE_ORIGIN_ICMP => Origin::Icmp,
+                libc::SO_EE_ORIGIN_ICMP6 => Origin::Icmp6,
+                _ => Origin::Other,
+            },
+            icmp_type: report.icmp_type,
+            icmp_code: report.icmp_code,
+            info: report.info,
+            offender: report.offender,
+            destination,
+        }))
+    }
+
+    fn set_metadata(&self, at: &Endpoint, wanted: Metadata) -> io::Result<Metadata> {
+        for (bit, names) in options::metadata(at.family) {
+            let (has, wants) = (self.granted.get().contains(bit), wanted.contains(bit));
+            // What was not asked for through us is not touched: another may rely on it.
+            if has != wants && set_all(at, names, wants)? {
+                self.granted.set(toggled(self.granted.get(), bit, wants));
+            }
+        }
+        Ok(self.granted.get())
+    }
+}
+
+/// Sets an option on every family of the socket, or on none; false if the kernel lacks it.
+fn set_all(at: &Endpoint, names: options::Names, on: bool) -> io::Result<bool> {
+    for (done, (level, name)) in names.iter().enumerate() {
+        if let Err(error) = sys::set_option(at.fd(), level, name, on.into()) {
+            for (level, name) in names.iter().take(done) {
+                sys::set_option(at.fd(), level, name, (!on).into())?;
+            }
+            return if options::is_unsupported(&error) { Ok(false) } else { Err(error) };
+        }
+    }
+    Ok(true)
+}
+
+fn toggled(set: Metadata, bit: Metadata, on: bool) -> Metadata {
+    if on {
+        return set | bit;
+    }
+    let bits = [
+        Metadata::DESTINATION,
+        Metadata::HOP_LIMIT,
+        Metadata::ECN,
+        Metadata::RECEIVE_TIME,
+        Metadata::DROPS,
+    ];
+    let left = bits.into_iter().filter(|other| *other != bit && set.contains(*other));
+    left.fold(Metadata::NONE, |set, bit| set | bit)
+}
+
+/// Notes what a control message says, if it was asked for.
+fn note(message: &mut Message, granted: Metadata, received: Received) {
+    let meta = &mut message.meta;
+    match received {
+        Received::Segment(bytes) => message.segment = bytes.max(1),
+        Received::Destination { destination, specific, interface }
+            if granted.contains(Metadata::DESTINATION) =>
+        {
+            meta.destination = Some(destination);
+            // IPv4 datagrams on a dual-stack socket come with both kinds, in either order.
+            meta.specific_destination = specific.or(meta.specific_destination);
+            meta.interface = Some(interface);
+        }
+        Received::HopLimit(hops) if granted.contains(Metadata::HOP_LIMIT) => {
+            meta.hop_limit = Some(hops);
+        }
+        Received::Tos(byte) if granted.contains(Metadata::ECN) => {
+            meta.ecn = Some(Ecn::from_bits(byte));
+        }
+        Received::Time(time) if granted.contains(Metadata::RECEIVE_TIME) => {
+            meta.received_at = Some(time);
+        }
+        Received::Drops(count) if granted.contains(Metadata::DROPS) => meta.drops = Some(count),
+        _ => {}
+    }
+}
+
+impl Batched {
+    fn watch_for_bursts(&self, at: &Endpoint, streak: u32, full: bool, messages: &[Message]) {
+        let of_one_source = || messages.windows(2).all(|pair| pair[0].source == pair[1].source);
+        let next = if !full || messages.len() < STREAK_SLOTS || !of_one_source() {
+            Coalescing::Idle(0)
+        } else if streak + 1 < STREAK {
+            Coalescing::Idle(streak + 1)
+        } else {
+            return self.coalesce(at);
+        };
+        self.coalescing.set(next);
+    }
+
+    /// Turns UDP_GRO on, for good: datagrams merged before it is turned off would arrive unmarked.
+    fn coalesce(&self, at: &Endpoint) {
+        let outcome = sys::set_option(at.fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+        self.coalescing.set(if outcome.is_ok() { Coalescing::On } else { Coalescing::Never });
+    }
+
+    /// Learns from the refusal of a run that begins at `from`, and returns how many of its datagrams
+    /// were sent in finding out. The plan made next sends the others singly, or the error is one that
+    /// the first datagram meets alone, too.
+    fn after_refused_run(
+        &self,
+        at: &Endpoint,
+        batch: &SendBatch<'_>,
+        from: usize,
+        error: io::Error,
+        headers: &mut SendHeaders,
+    ) -> io::Result<usize> {
+        let segment = batch.queue[from].len;
+        match error.raw_os_error() {
+            // The device cannot checksum segments.
+            Some(libc::EIO) => self.segment_bound.set(0),
+            // Segments above the path's MTU; nothing else about a run can be too long.
+            Some(libc::EMSGSIZE) => self.segment_bound.set(segment),
+            // The same on older kernels, or something that is wrong without segments, too.
+            Some(libc::EINVAL) => {
+                let bound = self.segment_bound.replace(0);
+                let alone = SendBatch { queue: &batch.queue[from..=from], ..*batch };
+                let outcome = self
+                    .plan(at, &alone, 0, headers.fill(), &mut [0; sys::BATCH])
+                    .and_then(|outbound| outbound.send(at.fd()));
+                self.segment_bound.set(if outcome.is_ok() { segment } else { bound });
+                return outcome;
+            }
+            _ => return Err(error),
+        }
+        Ok(0)
+    }
+
+    /// Makes messages of the datagrams from `from` on, and notes in `runs` how many are in each. An
+    /// error belongs to the first; it ends the plan if it is another's.
+    fn plan<'h, 'p>(
+        &self,
+        at: &Endpoint,
+        batch: &SendBatch<'p>,
+        from: usize,
+        mut outbound: Outbound<'h, 'p>,
+        runs: &mut [u16; sys::BATCH],
+    ) -> io::Result<Outbound<'h, 'p>> {
+        let bound = self.segment_bound.get();
+        let mut rest = &batch.queue[from..];
+        while let Some(first) = rest.first()
+            && outbound.len() < sys::BATCH
+        {
+            let route = match Route::of(at, first) {
+                Ok(route) => route,
+                Err(error) if outbound.len() == 0 => return Err(error),
+                Err(_) => break,
+            };
+            let count = match first.len {
+                len if 0 < len && len < bound => run(at.family, rest),
+                _ => 1,
+            };
+            runs[outbound.len()] = count as u16;
+            outbound.message(first.to.as_ref(), |encoder| {
+                route.encode(&first.control, encoder);
+                if count > 1 {
+                    encoder.segment(first.len as u16);
+                }
+            });
+            add_payloads(batch, &rest[..count], &mut outbound);
+            rest = &rest[count..];
+        }
+        Ok(outbound)
+    }
+}
+
+/// How many datagrams from the first on can leave as one message: equal in everything but that
+/// the last may be shorter.
+#[inline]
+fn run(family: Family, queue: &[Outgoing]) -> usize {
+    let first = &queue[0];
+    let room = family.max_payload(first.to);
+    let (mut total, mut count) = (first.len, 1);
+    for next in queue.iter().take(MAX_SEGMENTS).skip(1) {
+        let joins = 0 < next.len
+            && next.len <= first.len
+            && next.to == first.to
+            && next.control == first.control
+            && total + next.len <= room;
+        if !joins {
+            break;
+        }
+        total += next.len;
+        count += 1;
+        if next.len < first.len {
+            break;
+        }
+    }
+    count
+}
+
+/// Adds the payloads of one message; those that lie one after another become one piece.
+#[inline]
+fn add_payloads<'p>(batch: &SendBatch<'p>, run: &[Outgoing], outbound: &mut Outbound<'_, 'p>) {
+    let mut span = run[0];
+    for next in &run[1..] {
+        if next.lent == span.lent && next.start == span.start + span.len {
+            span.len += next.len;
+        } else {
+            outbound.piece(batch.payload(&span));
+            span = *next;
+        }
+    }
+    outbound.piece(batch.payload(&span));
+}
+
+/// Which family's control messages a datagram takes, and the source address in that family.
+enum Route {
+    Plain,
+    V4(Option<std::net::Ipv4Addr>),
+    V6(Option<std::net::Ipv6Addr>),
+}
+
+impl Route {
+    #[inline]
+    fn of(at: &Endpoint, datagram: &Outgoing) -> io::Result<Self> {
+        match datagram.control.is_none() {
+            true => Ok(Self::Plain),
+            false => Self::with_control(at, datagram),
+        }
+    }
+
+    fn with_control(at: &Endpoint, datagram: &Outgoing) -> io::Result<Self> {
+        let over_v4 = match at.family {
+            Family::V4 => true,
+            Family::V6Only => false,
+            Family::Dual => match datagram.to.map_or_else(|| at.peer_addr(), Ok)? {
+                SocketAddr::V4(_) => true,
+                SocketAddr::V6(to) => to.ip().to_ipv4_mapped().is_some(),
+            },
+        };
+        let other_family = || {
+            let reason = "the source address is of another family than the destination";
+            io::Error::new(io::ErrorKind::InvalidInput, reason)
+        };
+        Ok(match (over_v4, datagram.control.source.map(|source| source.to_canonical())) {
+            (true, None) => Self::V4(None),
+            (true, Some(IpAddr::V4(source))) => Self::V4(Some(source)),
+            (false, None) => Self::V6(None),
+            (false, Some(IpAddr::V6(source))) => Self::V6(Some(source)),
+            _ => return Err(other_family()),
+        })
+    }
+
+    fn encode(&self, control: &Control, encoder: &mut Encoder<'_>) {
+        use std::net::{Ipv4Addr, Ipv6Addr};
+        let (v4, directed) = match self {
+            Self::Plain => return,
+            Self::V4(source) => (true, source.is_some() || control.interface != 0),
+            Self::V6(source) => (false, source.is_some() || control.interface != 0),
+        };
+        match self {
+            Self::V4(source) if directed => {
+                encoder.source_v4(source.unwrap_or(Ipv4Addr::UNSPECIFIED), control.interface);
+            }
+            Self::V6(source) if directed => {
+                encoder.source_v6(source.unwrap_or(Ipv6Addr::UNSPECIFIED), control.interface);
+            }
+            _ => {}
+        }
+        if let Some(hops) = control.hop_limit {
+            encoder.hop_limit(v4, hops);
+        }
+        if let Some(ecn) = control.ecn {
+            encoder.tos(v4, ecn as u8);
+        }
+    }
+}

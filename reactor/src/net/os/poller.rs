@@ -1,0 +1,98 @@
+//! Waiting for events.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+
+use crate::net::{Event, Wake};
+
+/// The token of the waker. Sockets have small ones: indices and generations.
+const WAKER: Token = Token(usize::MAX);
+
+/// Most events taken by one poll; the others stay with the kernel for the next.
+const EVENTS: usize = 1024;
+
+pub(super) struct Poller {
+    poll: Poll,
+    /// Reused by every poll.
+    ready: Events,
+    registry: Rc<Registry>,
+    waker: Arc<Waker>,
+}
+
+impl Poller {
+    pub(super) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = Rc::new(poll.registry().try_clone()?);
+        let waker = Arc::new(Waker::new(&registry, WAKER)?);
+        Ok(Self { poll, ready: Events::with_capacity(EVENTS), registry, waker })
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        events: &mut Vec<Event>,
+    ) -> io::Result<()> {
+        match self.poll.poll(&mut self.ready, timeout) {
+            // A signal: the loop looks at what it did and polls again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        let of_sockets = self.ready.iter().filter(|event| event.token() != WAKER);
+        events.extend(of_sockets.map(|event| Event {
+            token: event.token().0,
+            readable: event.is_readable() || event.is_read_closed(),
+            // Not `is_write_closed`: an error alone raises that, too.
+            writable: event.is_writable(),
+            error: event.is_error(),
+        }));
+        Ok(())
+    }
+
+    pub(super) fn wake(&self) -> Wake {
+        let waker = Arc::clone(&self.waker);
+        Arc::new(move || waker.wake())
+    }
+
+    /// The right to be polled under `token`; nothing is registered yet.
+    pub(super) fn registration(&self, token: usize, shared: bool) -> Registration {
+        debug_assert_ne!(Token(token), WAKER);
+        Registration { registry: Rc::clone(&self.registry), token: Token(token), shared }
+    }
+}
+
+/// The place of one socket among those polled.
+pub(super) struct Registration {
+    registry: Rc<Registry>,
+    token: Token,
+    /// Another descriptor of the socket outlives ours, and would keep the registration alive.
+    shared: bool,
+}
+
+impl Registration {
+    pub(super) fn register(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), self.token, Interest::READABLE)
+    }
+
+    /// Registering again also raises an event at once if the socket is ready.
+    pub(super) fn watch_writable(&self, fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+        let interest = match on {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        self.registry.reregister(&mut SourceFd(&fd.as_raw_fd()), self.token, interest)
+    }
+
+    /// To be called before the descriptor is closed.
+    pub(super) fn end(&self, fd: BorrowedFd<'_>) {
+        if self.shared {
+            // Fails if it was never registered, which is as good.
+            let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A slab whose keys carry a generation, so that a key kept after its slot was reused is
+//! recognised instead of reaching a stranger.
+
+use slab::Slab;
+
+/// Names one occupant of a slot; never reused within 2^32 turnovers of that slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    index: u32,
+    generation: u32,
+}
+
+/// Bits of a token that hold the index; the rest hold what fits of the generation.
+const INDEX_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
+
+impl Key {
+    /// The key as a number for the poller. On 32-bit systems the generation is cut to 12 bits: a
+    /// stale event may then pass for a spurious one, which every port tolerates.
+    pub(crate) fn token(self) -> usize {
+        self.index as usize | (self.generation as usize).wrapping_shl(INDEX_BITS)
+    }
+}
+
+pub(crate) struct Slots<T> {
+    slab: Slab<(u32, T)>,
+    /// The generation that the next occupant of each slot gets.
+    generations: Vec<u32>,
+}
+
+impl<T> Slots<T> {
+    pub(crate) fn new() -> Self {
+        Self { slab: Slab::new(), generations: Vec::new() }
+    }
+
+    /// The key that the next `insert` will return.
+    pub(crate) fn next_key(&self) -> Key {
+        let index = self.slab.vacant_key();
+        let generation = self.generations.get(index).copied().unwrap_or(0);
+        Key { index: index as u32, generation }
+    }
+
+    pub(crate) fn insert(&mut self, value: T) -> Key {
+        let key = self.next_key();
+        if key.index as usize == self.generations.len() {
+            self.generations.push(0);
+        }
+        self.slab.insert((key.generation, value));
+        key
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        match self.slab.get(key.index as usize) {
+            Some((generation, value)) if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        match self.slab.get_mut(key.index as usize) {
+            Some((generation, value)) if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The key of the occupant that `token` was made for; `None` when it is gone.
+    #[inline]
+    pub(crate) fn key_of(&self, token: usize) -> Option<Key> {
+        let index = token & ((1_usize << INDEX_BITS) - 1);
+        let (generation, _) = self.slab.get(index)?;
+        let key = Key { index: index as u32, generation: *generation };
+        (key.token() == token).then_some(key)
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+        self.get(key)?;
+        let generation = &mut self.generations[key.index as usize];
+        *generation = generation.wrapping_add(1);
+        Some(self.slab.remove(key.index as usize).1)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.slab
+            .iter()
+            .map(|(index, (generation, _))| Key { index: index as u32, generation: *generation })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Empties every slot; the values are the caller's to drop.
+    pub(crate) fn drain(&mut self) -> Vec<T> {
+        let keys: Vec<Key> = self.keys().collect();
+        keys.into_iter().filter_map(|key| self.remove(key)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_stale_key_or_token_reaches_nobody() {
+        let mut slots = Slots::new();
+        let first = slots.insert("first");
+        assert_eq!(slots.key_of(first.token()), Some(first));
+        assert_eq!(slots.remove(first), Some("first"));
+        let second = slots.insert("second");
+        assert_ne!(first, second);
+        assert_eq!(slots.get(first), None);
+        assert_eq!(slots.key_of(first.token()), None);
+        assert_eq!(slots.remove(first), None);
+        assert_eq!(slots.get(second), Some(&"second"));
+    }
+
+    #[test]
+    fn next_key_tells_what_insert_will_return() {
+        let mut slots = Slots::new();
+        for round in 0..3 {
+            let foretold = slots.next_key();
+            assert_eq!(slots.insert(round), foretold);
+            slots.remove(foretold);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slots_behave_like_a_map(steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
+            let mut slots = Slots::new();
+            let mut model = HashMap::new();
+            let mut keys = Vec::new();
+            for (number, (insert, at)) in steps.into_iter().enumerate() {
+                if insert || keys.is_empty() {
+                    let key = slots.insert(number);
+                    prop_assert!(model.insert(key, number).is_none());
+                    keys.push(key);
+                } else {
+                    let key = *at.get(&keys);
+                    prop_assert_eq!(slots.remove(key), model.remove(&key));
+                }
+                for key in &keys {
+                    prop_assert_eq!(slots.get(*key), model.get(key));
+                }
+                prop_assert_eq!(slots.keys().count(), model.len());
+            }
+        }
+    }
+}

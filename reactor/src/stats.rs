@@ -1,0 +1,69 @@
+//! Counters: plain numbers, read as snapshots.
+
+/// What a reactor has done since it was made; see [`Handle::stats`](crate::Handle::stats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReactorStats {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Polls that came back with at least one event.
+    pub wakeups: u64,
+    /// Events dispatched.
+    pub events: u64,
+    /// Events for ports that were gone.
+    pub stale_events: u64,
+    /// Timers called.
+    pub timers_called: u64,
+    /// The longest that a timer was called after its deadline, in nanoseconds.
+    pub max_timer_lateness_ns: u64,
+    /// Calls posted by `call_when_running` and `call_from_thread` that ran.
+    pub calls: u64,
+    /// Callbacks that returned an error.
+    pub callback_errors: u64,
+    /// Callbacks that panicked.
+    pub callback_panics: u64,
+}
+
+/// What a port has done since it was opened; see
+/// [`DatagramTransport::stats`](crate::DatagramTransport::stats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PortStats {
+    /// Datagrams taken from the system, delivered or waiting for delivery.
+    pub datagrams_in: u64,
+    /// Bytes of their payloads.
+    pub bytes_in: u64,
+    /// Receives that brought datagrams.
+    pub batches_in: u64,
+    /// Datagrams that were cut.
+    pub truncated: u64,
+    /// Datagrams that the kernel dropped for lack of room, as far as
+    /// [`Metadata::DROPS`](crate::Metadata::DROPS) told.
+    pub kernel_drops: u64,
+    /// Datagrams handed to the system.
+    pub datagrams_out: u64,
+    /// Bytes of their payloads.
+    pub bytes_out: u64,
+    /// Sends that took datagrams.
+    pub batches_out: u64,
+    /// Sends that found no room in the system's buffer.
+    pub would_block: u64,
+    /// Datagrams dropped by the queue's policy.
+    pub queue_dropped: u64,
+    /// Datagrams that the system refused.
+    pub write_failures: u64,
+    /// Datagrams still waiting when the port closed.
+    pub cancelled: u64,
+    /// Most datagrams that waited for room at once.
+    pub queue_high_water: u64,
+    /// Refusals (`connection_refused`).
+    pub refusals: u64,
+    /// Other errors that the network reported.
+    pub network_errors: u64,
+    /// Callbacks that returned an error.
+    pub callback_errors: u64,
+    /// Callbacks that panicked.
+    pub callback_panics: u64,
+    /// Errors and panics that were counted but not logged, to bound the log.
+    pub unlogged_errors: u64,
+}

@@ -1,0 +1,142 @@
+//! Reaching the loop from other threads.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::Handle;
+use crate::callback::CallbackResult;
+use crate::net::Wake;
+
+pub(crate) type RemoteCall = Box<dyn FnOnce(&Handle) -> anyhow::Result<()> + Send>;
+
+/// A hand on a reactor that other threads may hold: cheap to clone, and not counted among what
+/// keeps [`run`](crate::Reactor::run) going.
+///
+/// ```
+/// use strand_reactor::Reactor;
+/// let reactor = Reactor::new()?;
+/// let keep_running = reactor.call_later(std::time::Duration::from_secs(60), |_| {});
+/// let remote = reactor.remote();
+/// let thread = std::thread::spawn(move || {
+///     remote.call_from_thread(|handle| handle.stop()).unwrap();
+/// });
+/// reactor.run()?;
+/// thread.join().unwrap();
+/// assert!(keep_running.active());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Remote {
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+/// What other threads posted.
+pub(crate) struct Mailbox {
+    post: Mutex<Post>,
+    /// Something was posted since the loop last looked: no second wake is needed.
+    posted: AtomicBool,
+    wake: Wake,
+}
+
+#[derive(Default)]
+struct Post {
+    calls: VecDeque<RemoteCall>,
+    stop: bool,
+    closed: bool,
+}
+
+/// The reactor is gone; here is the closure back.
+pub struct ReactorGone<F>(pub F);
+
+impl<F> fmt::Debug for ReactorGone<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReactorGone(_)")
+    }
+}
+
+impl<F> fmt::Display for ReactorGone<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the reactor is gone")
+    }
+}
+
+impl<F> std::error::Error for ReactorGone<F> {}
+
+impl Remote {
+    /// Runs `call` on the reactor's thread, in one of its next turns. Calls of one thread keep
+    /// their order. However many are posted before the loop turns, it is woken once.
+    ///
+    /// # Errors
+    /// [`ReactorGone`] with the closure, when the reactor was dropped.
+    pub fn call_from_thread<F, R>(&self, call: F) -> Result<(), ReactorGone<F>>
+    where
+        F: FnOnce(&Handle) -> R + Send + 'static,
+        R: CallbackResult,
+    {
+        {
+            let mut post = self.mailbox.lock();
+            if post.closed {
+                return Err(ReactorGone(call));
+            }
+            post.calls.push_back(Box::new(move |handle| call(handle).into_result()));
+        }
+        self.mailbox.ring();
+        Ok(())
+    }
+
+    /// As [`Handle::stop`], from any thread. Nothing happens when the reactor is gone.
+    pub fn stop(&self) {
+        self.mailbox.lock().stop = true;
+        self.mailbox.ring();
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").finish_non_exhaustive()
+    }
+}
+
+impl Mailbox {
+    pub(crate) fn new(wake: Wake) -> Self {
+        Self { post: Mutex::default(), posted: AtomicBool::new(false), wake }
+    }
+
+    /// No user code runs under this lock, so a poisoned one is as good as new.
+    fn lock(&self) -> MutexGuard<'_, Post> {
+        self.post.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring(&self) {
+        // The loop clears the flag before it empties the mailbox. So whoever finds it set knows
+        // that the loop has yet to look, and will see what was just posted.
+        if !self.posted.swap(true, Ordering::AcqRel)
+            && let Err(error) = (self.wake)()
+        {
+            tracing::error!(%error, "the reactor cannot be woken; it will see the call at its next turn");
+        }
+    }
+
+    /// Whether something waits.
+    pub(crate) fn is_posted(&self) -> bool {
+        self.posted.load(Ordering::Acquire)
+    }
+
+    /// Empties the mailbox; also tells whether `stop` was asked for.
+    pub(crate) fn collect(&self) -> (VecDeque<RemoteCall>, bool) {
+        if !self.posted.swap(false, Ordering::AcqRel) {
+            return (VecDeque::new(), false);
+        }
+        let mut post = self.lock();
+        (std::mem::take(&mut post.calls), std::mem::take(&mut post.stop))
+    }
+
+    /// Refuses further calls and returns those that will never run.
+    pub(crate) fn close(&self) -> VecDeque<RemoteCall> {
+        let mut post = self.lock();
+        post.closed = true;
+        std::mem::take(&mut post.calls)
+    }
+}
