@@ -34,8 +34,8 @@ pub struct ListenFd {
 /// ```
 ///
 /// # Errors
-/// `InvalidData` when one of the variables makes no sense; the error names it and its value. The
-/// system's error when one of the descriptors is not open.
+/// `InvalidData` when one of the variables makes no sense, or names descriptors that are not open;
+/// the error names it and its value.
 pub fn take_listen_fds() -> io::Result<Vec<ListenFd>> {
     let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let (pid, count, names) =
@@ -44,12 +44,14 @@ pub fn take_listen_fds() -> io::Result<Vec<ListenFd>> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    match sys::inherited_fds(FIRST, names.len()) {
-        None => Ok(Vec::new()),
-        Some(fds) => {
-            Ok(fds?.into_iter().zip(names).map(|(fd, name)| ListenFd { fd, name }).collect())
-        }
-    }
+    let fds = match sys::inherited_fds(FIRST, names.len()) {
+        None => return Ok(Vec::new()),
+        Some(fds) => fds.map_err(|error| {
+            let text = format!("LISTEN_FDS=\"{}\": one of them is not open: {error}", names.len());
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?,
+    };
+    Ok(fds.into_iter().zip(names).map(|(fd, name)| ListenFd { fd, name }).collect())
 }
 
 /// The names of the descriptors handed over to process `own_pid`, one for each, from the variables.

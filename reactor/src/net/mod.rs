@@ -135,6 +135,7 @@ pub(crate) enum SocketOption {
     /// `SO_REUSEPORT`; read only.
     ReusePort,
     /// `IPV6_V6ONLY`; read only.
+    #[cfg_attr(not(test), expect(dead_code, reason = "asked for by tests alone"))]
     V6Only,
 }
 
@@ -155,7 +156,8 @@ pub(crate) trait DatagramSocket {
     fn receive(&self, slots: usize, batch: &mut RecvBatch) -> io::Result<bool>;
 
     /// Sends a prefix of `batch` and returns its length, at least 1. An error belongs to the first
-    /// datagram alone, and nothing was sent. `WouldBlock`: the send buffer is full.
+    /// datagram alone, and nothing was sent; what ended a longer prefix is met by the next call,
+    /// which begins with the datagram that met it. `WouldBlock`: the send buffer is full.
     fn send(&self, batch: &SendBatch<'_>) -> io::Result<usize>;
 
     /// The oldest report of the error queue; `None` when it is empty or not offered.

@@ -58,7 +58,7 @@ fn counted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
 #[cfg(test)]
 pub(crate) fn closed_fd() -> std::os::fd::OwnedFd {
     use std::os::fd::FromRawFd;
-    // SAFETY: not upheld, which is the point: no such number can be open, since it is beyond the
-    // kernel's limit on descriptors, so nobody's file is touched. The caller must forget it.
+    // SAFETY: nobody else owns the number, since it is beyond the kernel's limit on descriptors and
+    // so never open; closing it fails with EBADF and touches no file.
     unsafe { std::os::fd::OwnedFd::from_raw_fd(i32::MAX - 1) }
 }

@@ -2,9 +2,13 @@
 
 use std::io;
 
-use socket2::{Protocol, Socket};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use socket2::Protocol;
+use socket2::Socket;
 
-use crate::datagram::{Family, Metadata};
+use crate::datagram::Family;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::datagram::Metadata;
 use crate::net::SocketOption;
 
 /// Level and name, as setsockopt(2) wants them.
@@ -27,7 +31,8 @@ impl Names {
         }
     }
 
-    pub(super) fn iter(self) -> impl DoubleEndedIterator<Item = Name> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) fn iter(self) -> impl Iterator<Item = Name> {
         std::iter::once(self.first).chain(self.second)
     }
 }
@@ -116,6 +121,7 @@ pub(super) fn metadata(family: Family) -> [(Metadata, Names); 5] {
 }
 
 /// Whether the kernel says that it lacks this, rather than that something went wrong.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::EINVAL))
 }

@@ -12,8 +12,11 @@ use crate::sys;
 
 #[derive(Default)]
 pub(super) struct Portable {
-    /// Met after the first datagram of a batch.
+    /// Met by a receive after the first datagram of a batch.
     deferred: RefCell<Option<io::Error>>,
+    /// Met by a send after the first datagram of a batch. It may have been pending on the socket
+    /// (a refusal), and would be lost with the call that fetched it.
+    unsent: RefCell<Option<io::Error>>,
 }
 
 impl Transfer for Portable {
@@ -55,6 +58,9 @@ impl Transfer for Portable {
     }
 
     fn send(&self, at: &Endpoint, batch: &SendBatch<'_>) -> io::Result<usize> {
+        if let Some(error) = self.unsent.take() {
+            return Err(error);
+        }
         for (sent, datagram) in batch.queue.iter().enumerate() {
             let outcome = match datagram.control.is_none() {
                 true => sys::send_one(at.fd(), batch.payload(datagram), datagram.to),
@@ -63,7 +69,11 @@ impl Transfer for Portable {
             match outcome {
                 Ok(()) => {}
                 Err(error) if sent == 0 => return Err(error),
-                Err(_) => return Ok(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(sent),
+                Err(error) => {
+                    *self.unsent.borrow_mut() = Some(error);
+                    return Ok(sent);
+                }
             }
         }
         Ok(batch.queue.len())
