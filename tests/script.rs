@@ -61,7 +61,11 @@ impl DatagramProtocol for Recorder {
         self.note(format!("network {:?}", error.error.kind()))
     }
 
-    fn write_failed(&mut self, _: &DatagramTransport, failure: &WriteFailure) -> anyhow::Result<()> {
+    fn write_failed(
+        &mut self,
+        _: &DatagramTransport,
+        failure: &WriteFailure,
+    ) -> anyhow::Result<()> {
         self.note(format!("failed {} {:?}", failure.len, failure.error.kind()))
     }
 
@@ -444,7 +448,11 @@ fn with_an_error_queue_each_report_is_one_refusal_whatever_the_sends_met() {
 fn a_report_on_an_unconnected_port_tells_destination_offender_icmp_and_mtu() {
     struct Keep(Rc<RefCell<Vec<String>>>);
     impl DatagramProtocol for Keep {
-        fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>) -> anyhow::Result<()> {
+        fn datagram_received(
+            &mut self,
+            _: &DatagramTransport,
+            _: Datagram<'_>,
+        ) -> anyhow::Result<()> {
             Ok(())
         }
         fn network_error(&mut self, _: &DatagramTransport, e: &NetworkError) -> anyhow::Result<()> {
@@ -589,9 +597,7 @@ fn try_write_batch_reports_an_error_only_of_the_first() {
 
 fn fill(stage: &Stage, count: usize) -> Vec<Result<(), WriteError>> {
     stage.script.answer_send(block());
-    (0..count)
-        .map(|number| stage.port.write_to(format!("{number}").as_bytes(), peer()))
-        .collect()
+    (0..count).map(|number| stage.port.write_to(format!("{number}").as_bytes(), peer())).collect()
 }
 
 #[test]

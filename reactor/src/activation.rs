@@ -27,7 +27,7 @@ pub struct ListenFd {
 /// can have closed or reused these numbers.
 ///
 /// ```
-/// for socket in strand_reactor::take_listen_fds()? {
+/// for socket in strand_reactor::os::take_listen_fds()? {
 ///     println!("{:?}: {:?}", socket.name, socket.fd);
 /// }
 /// # Ok::<(), std::io::Error>(())

@@ -47,7 +47,9 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, AddressError> {
     }
     Err(fail(match text.rsplit_once(':') {
         None => "a port is missing: write ADDRESS:PORT",
-        Some((host, _)) if host.contains(':') => "write an IPv6 address in brackets: [ADDRESS]:PORT",
+        Some((host, _)) if host.contains(':') => {
+            "write an IPv6 address in brackets: [ADDRESS]:PORT"
+        }
         Some((_, port)) if parse_port(port).is_none() => BAD_PORT,
         Some((host, _)) if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') => {
             "the part before the port is no IPv4 address"

@@ -45,7 +45,7 @@ pub(crate) struct Agenda {
     pub(crate) calls: VecDeque<Call>,
     pub(crate) lent: Option<Lent>,
     /// Memory for the queues of ports that have something to send.
-    pub(crate) spares: Vec<Box<Storage>>,
+    pub(crate) spares: Vec<Storage>,
     pub(crate) stats: ReactorStats,
     /// Open ports and active timers that keep `run` going.
     pub(crate) references: usize,
@@ -64,10 +64,7 @@ impl Agenda {
 
     /// Whether something is left that could call back.
     pub(crate) fn is_alive(&self) -> bool {
-        self.references > 0
-            || self.queued > 0
-            || !self.notices.is_empty()
-            || !self.calls.is_empty()
+        self.references > 0 || self.queued > 0 || !self.notices.is_empty() || !self.calls.is_empty()
     }
 
     /// The receive buffers, as the outbox of `key` may refer to them.

@@ -172,7 +172,10 @@ impl fmt::Display for AdoptError {
         match self {
             Self::BadDescriptor(source) => write!(f, "cannot adopt the descriptor: {source}"),
             Self::NotDatagram { found } => {
-                write!(f, "cannot adopt {found} as a datagram port: SOCK_DGRAM or SOCK_RAW is needed")
+                write!(
+                    f,
+                    "cannot adopt {found} as a datagram port: SOCK_DGRAM or SOCK_RAW is needed"
+                )
             }
             Self::Family { found } => {
                 write!(f, "cannot adopt a socket of family {found}: AF_INET or AF_INET6 is needed")
@@ -436,9 +439,9 @@ impl fmt::Display for WriteError {
             Self::Dropped => f.write_str("the datagram was dropped to make room in the queue"),
             Self::Cancelled => f.write_str("the port was closed before the datagram left"),
             Self::Unsupported { name } => write!(f, "{name} cannot be chosen per datagram here"),
-            Self::NoBuffers => {
-                f.write_str("the list of buffers is empty: pass one empty buffer for an empty datagram")
-            }
+            Self::NoBuffers => f.write_str(
+                "the list of buffers is empty: pass one empty buffer for an empty datagram",
+            ),
             Self::Io(source) => write!(f, "cannot send: {source}"),
         }
     }

@@ -7,6 +7,8 @@ mod agenda;
 mod callback;
 mod datagram;
 mod error;
+mod handle;
+mod inner;
 mod net;
 mod reactor;
 mod slots;
@@ -23,10 +25,11 @@ pub use datagram::{
     UdpOptions,
 };
 pub use error::{
-    AddressError, AdoptError, Closed, ConnectError, ListenError, NetworkError, OptionError, RunError,
-    StopReason, TimerError, WriteError, WriteFailure,
+    AddressError, AdoptError, Closed, ConnectError, ListenError, NetworkError, OptionError,
+    RunError, StopReason, TimerError, WriteError, WriteFailure,
 };
-pub use reactor::{Builder, Handle, Reactor};
+pub use handle::Handle;
+pub use reactor::{Builder, Reactor};
 pub use stats::{PortStats, ReactorStats};
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};

@@ -1,27 +1,21 @@
-//! The reactor, the handle to it, and the turn of the loop.
+//! The reactor: its making, its end, and the one place that spells out a turn of the loop.
 
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Deref;
-use std::panic::resume_unwind;
-use std::rc::{Rc, Weak};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
-use crate::agenda::{Agenda, Call, Notice};
-use crate::callback::{CallbackResult, Failure, LogLimit, guarded, panic_message};
-use crate::datagram::{
-    DatagramProtocol, DatagramTransport, Port, Readiness, close_port, service,
-};
+use crate::Handle;
+use crate::agenda::{Call, Notice};
+use crate::callback::guarded;
+use crate::datagram::{Readiness, close_port, service};
 use crate::error::{RunError, StopReason};
+use crate::inner::{Inner, Stop};
 use crate::net::os::OsDriver;
-use crate::net::{Driver, Event, RecvBatch};
-use crate::slots::{Key, Slots};
-use crate::stats::ReactorStats;
-use crate::threads::{Mailbox, Remote};
-use crate::timers::{Timer, Wheel};
+use crate::net::{Driver, Event};
+use crate::slots::Kind;
+use crate::timers::Wheel;
 
 /// The loop and everything in it: ports, timers, buffers. One thread; as many reactors in a
 /// process as you like.
@@ -41,13 +35,6 @@ use crate::timers::{Timer, Wheel};
 pub struct Reactor {
     inner: Rc<Inner>,
     handle: Handle,
-}
-
-/// A weak hand on a [`Reactor`], cheap to clone and to store: it keeps nothing alive. Once the
-/// reactor is gone, calls return a typed `Closed` error or do nothing, as each one says.
-#[derive(Clone)]
-pub struct Handle {
-    inner: Weak<Inner>,
 }
 
 /// How to make a reactor; [`Reactor::builder`].
@@ -82,48 +69,6 @@ impl Builder {
     }
 }
 
-pub(crate) struct Inner {
-    pub(crate) core: RefCell<Core>,
-    pub(crate) driver: RefCell<Box<dyn Driver>>,
-    pub(crate) mailbox: Arc<Mailbox>,
-    /// Tells the keys of one reactor from those of another.
-    pub(crate) id: u32,
-    epoch: Instant,
-    running: Cell<bool>,
-    stop: Cell<Stop>,
-    shutting_down: Cell<bool>,
-    /// The memory of the last poll's events.
-    events: Cell<Vec<Event>>,
-    /// The port being delivered to, and whether its delivery must end.
-    dispatching: Cell<Option<Key>>,
-    interrupted: Cell<bool>,
-    catch_panics: bool,
-    /// A panic on its way out of `run`.
-    panic: Cell<Option<Box<dyn std::any::Any + Send>>>,
-}
-
-/// What user code must never see borrowed.
-pub(crate) struct Core {
-    pub(crate) ports: Slots<Port>,
-    pub(crate) timers: Wheel<Rc<Timer>>,
-    pub(crate) agenda: Agenda,
-    /// The receive buffers; out while a port is delivered to.
-    pub(crate) batch: Option<RecvBatch>,
-    /// Bounds the log of what belongs to no port.
-    log: LogLimit,
-    pub(crate) closed: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stop {
-    #[default]
-    No,
-    /// Close every port in order, then return.
-    Orderly,
-    /// Return and leave everything as it is.
-    Crash,
-}
-
 impl Reactor {
     /// A reactor on the system's sockets and clock.
     ///
@@ -139,29 +84,7 @@ impl Reactor {
     }
 
     pub(crate) fn with_driver(driver: Box<dyn Driver>, catch_panics: bool) -> Self {
-        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
-        let inner = Rc::new(Inner {
-            core: RefCell::new(Core {
-                ports: Slots::new(),
-                timers: Wheel::new(),
-                agenda: Agenda::default(),
-                batch: None,
-                log: LogLimit::default(),
-                closed: false,
-            }),
-            mailbox: Arc::new(Mailbox::new(driver.wake())),
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            epoch: driver.now(),
-            driver: RefCell::new(driver),
-            running: Cell::new(false),
-            stop: Cell::default(),
-            shutting_down: Cell::new(false),
-            events: Cell::default(),
-            dispatching: Cell::new(None),
-            interrupted: Cell::new(false),
-            catch_panics,
-            panic: Cell::new(None),
-        });
+        let inner = Rc::new(Inner::new(driver, catch_panics));
         Self { handle: inner.handle(), inner }
     }
 
@@ -304,7 +227,11 @@ impl Reactor {
             let key = {
                 let stopping = inner.is_stopping();
                 let core = &mut *inner.core.borrow_mut();
-                let Some(key) = core.ports.key_of(event.token) else {
+                let key = match Kind::of(event.token) {
+                    Some(Kind::Datagram) => core.ports.key_of(event.token),
+                    None => None,
+                };
+                let Some(key) = key else {
                     core.agenda.stats.stale_events += 1;
                     continue;
                 };
@@ -442,310 +369,8 @@ impl Deref for Reactor {
 
 impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reactor").field("running", &self.inner.running.get()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("closed", &self.is_closed()).finish()
-    }
-}
-
-/// While it lives, the loop runs.
-struct Running<'a>(&'a Inner);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.set(false);
-    }
-}
-
-impl Inner {
-    pub(crate) fn handle(self: &Rc<Self>) -> Handle {
-        Handle { inner: Rc::downgrade(self) }
-    }
-
-    pub(crate) fn now(&self) -> Instant {
-        self.driver.borrow().now()
-    }
-
-    /// Nanoseconds since the reactor was made.
-    pub(crate) fn now_ns(&self) -> u64 {
-        self.now().saturating_duration_since(self.epoch).as_nanos() as u64
-    }
-
-    /// The instant that many nanoseconds after the reactor was made, if it can be told.
-    pub(crate) fn instant(&self, nanoseconds: u64) -> Option<Instant> {
-        self.epoch.checked_add(Duration::from_nanos(nanoseconds))
-    }
-
-    fn begin(&self) -> Result<Running<'_>, RunError> {
-        if self.running.replace(true) { Err(RunError::AlreadyRunning) } else { Ok(Running(self)) }
-    }
-
-    fn take_posted(&self) -> (VecDeque<crate::threads::RemoteCall>, bool) {
-        let (calls, stop) = self.mailbox.collect();
-        if stop {
-            self.request_stop(Stop::Orderly);
-        }
-        (calls, stop)
-    }
-
-    /// What was asked for, also by other threads; their calls are kept.
-    fn collect_stop(&self) -> Stop {
-        if self.mailbox.is_posted() {
-            let (calls, _) = self.take_posted();
-            let calls = calls.into_iter().map(|call| -> Call { call });
-            self.core.borrow_mut().agenda.calls.extend(calls);
-        }
-        self.stop.get()
-    }
-
-    fn request_stop(&self, stop: Stop) {
-        if self.stop.get() != Stop::Orderly {
-            self.stop.set(stop);
-        }
-        self.interrupted.set(true);
-    }
-
-    /// Whether callbacks must end, because of `stop` or of a panic that is let through.
-    fn is_stopping(&self) -> bool {
-        self.stop.get() != Stop::No || self.has_panic()
-    }
-
-    pub(crate) fn is_shutting_down(&self) -> bool {
-        self.shutting_down.get()
-    }
-
-    fn is_alive(&self) -> bool {
-        self.core.borrow().agenda.is_alive() || self.mailbox.is_posted()
-    }
-
-    fn must_not_sleep(&self) -> bool {
-        self.is_stopping()
-            || !self.is_alive()
-            || self.mailbox.is_posted()
-            || self.core.borrow().agenda.is_pressing()
-    }
-
-    /// A delivery to `key` begins.
-    pub(crate) fn enter(&self, key: Key) {
-        self.dispatching.set(Some(key));
-        self.interrupted.set(false);
-    }
-
-    pub(crate) fn leave(&self) {
-        self.dispatching.set(None);
-    }
-
-    /// Ends the delivery to `key`, if it is the one under way.
-    pub(crate) fn interrupt(&self, key: Key) {
-        if self.dispatching.get() == Some(key) {
-            self.interrupted.set(true);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn is_interrupted(&self) -> bool {
-        self.interrupted.get()
-    }
-
-    fn call(self: &Rc<Self>, call: Call) {
-        let handle = self.handle();
-        if let Err(failure) = guarded(|| call(&handle)) {
-            self.report(None, "posted call", failure);
-        }
-    }
-
-    /// Calls the protocol of an open port; of one that is closing, only `close_port` does.
-    fn call_protocol(
-        self: &Rc<Self>,
-        key: Key,
-        what: &'static str,
-        call: impl FnOnce(&mut dyn DatagramProtocol, &DatagramTransport) -> anyhow::Result<()>,
-    ) {
-        let protocol = match self.core.borrow_mut().ports.get_mut(key) {
-            Some(port) if !port.closing => port.protocol.take(),
-            _ => None,
-        };
-        let Some(mut protocol) = protocol else { return };
-        let transport = DatagramTransport::new(self, key);
-        let outcome = guarded(|| call(&mut *protocol, &transport));
-        self.put_back(key, protocol);
-        if let Err(failure) = outcome {
-            self.report(Some(key), what, failure);
-        }
-    }
-
-    /// Ends a call: the protocol returns to its port, or is dropped with nothing borrowed.
-    pub(crate) fn put_back(&self, key: Key, protocol: Box<dyn DatagramProtocol>) {
-        let homeless = match self.core.borrow_mut().ports.get_mut(key) {
-            Some(port) => port.protocol.replace(protocol),
-            None => Some(protocol),
-        };
-        drop(homeless);
-    }
-
-    fn told(&self, key: Key) {
-        if let Some(port) = self.core.borrow_mut().ports.get_mut(key) {
-            port.untold -= 1;
-        }
-    }
-
-    /// Counts and logs a callback that failed.
-    pub(crate) fn report(&self, key: Option<Key>, what: &'static str, failure: Failure) {
-        let now = self.now();
-        let panicked = matches!(failure, Failure::Panic(_));
-        let (label, logged) = {
-            let core = &mut *self.core.borrow_mut();
-            let stats = &mut core.agenda.stats;
-            stats.callback_errors += u64::from(!panicked);
-            stats.callback_panics += u64::from(panicked);
-            match key.and_then(|key| core.ports.get_mut(key)) {
-                Some(port) => {
-                    port.stats.callback_errors += u64::from(!panicked);
-                    port.stats.callback_panics += u64::from(panicked);
-                    let logged = port.log.admits(now);
-                    port.stats.unlogged_errors += u64::from(!logged);
-                    (Rc::clone(&port.label), logged)
-                }
-                None => ("reactor".into(), core.log.admits(now)),
-            }
-        };
-        // Neither the log nor the error's own text is written under a borrow: both are user code.
-        match failure {
-            Failure::Error(error) if logged => {
-                tracing::error!(port = %label, callback = what, "callback failed: {error:#}");
-            }
-            Failure::Error(_) => {}
-            Failure::Panic(panic) if !self.catch_panics => {
-                self.panic.set(Some(panic));
-                self.interrupted.set(true);
-            }
-            Failure::Panic(panic) if logged => {
-                let message = panic_message(&*panic);
-                tracing::error!(port = %label, callback = what, "callback panicked: {message}");
-            }
-            Failure::Panic(_) => {}
-        }
-    }
-
-    fn has_panic(&self) -> bool {
-        if self.catch_panics {
-            return false;
-        }
-        let panic = self.panic.take();
-        let has = panic.is_some();
-        self.panic.set(panic);
-        has
-    }
-
-    /// Lets a panic through, now that everything is in its place again.
-    pub(crate) fn resume_panic(&self) {
-        if let Some(panic) = self.panic.take() {
-            resume_unwind(panic);
-        }
-    }
-
-    pub(crate) fn lets_panics_through(&self) -> bool {
-        !self.catch_panics
-    }
-}
-
-impl Handle {
-    pub(crate) fn upgrade(&self) -> Option<Rc<Inner>> {
-        self.inner.upgrade()
-    }
-
-    pub(crate) fn from_weak(inner: Weak<Inner>) -> Self {
-        Self { inner }
-    }
-
-    pub(crate) fn weak(&self) -> Weak<Inner> {
-        self.inner.clone()
-    }
-
-    /// Whether the reactor is gone.
-    pub fn is_closed(&self) -> bool {
-        self.upgrade().is_none_or(|inner| inner.core.borrow().closed)
-    }
-
-    /// Makes [`run`](Reactor::run) return: the callback under way ends, no other begins, every
-    /// open port is stopped with [`StopReason::Shutdown`], and `run` returns. Called before
-    /// `run`, it makes the next `run` return in the same way at once.
-    pub fn stop(&self) {
-        if let Some(inner) = self.upgrade() {
-            inner.request_stop(Stop::Orderly);
-        }
-    }
-
-    /// Makes [`run`](Reactor::run) return and leaves everything as it is: ports stay open, timers
-    /// stay set, and the next `run` goes on.
-    pub fn crash(&self) {
-        if let Some(inner) = self.upgrade() {
-            inner.request_stop(Stop::Crash);
-        }
-    }
-
-    /// Whether `run` or `iterate` is under way.
-    pub fn is_running(&self) -> bool {
-        self.upgrade().is_some_and(|inner| inner.running.get())
-    }
-
-    /// Calls `call` on the loop: when it starts, or in its next turn. In order, never inside this
-    /// call. On a reactor that is gone the closure is dropped.
-    ///
-    /// ```
-    /// let reactor = strand_reactor::Reactor::new()?;
-    /// reactor.call_when_running(|handle| assert!(handle.is_running()));
-    /// reactor.run()?;
-    /// assert_eq!(reactor.stats().calls, 1);
-    /// # Ok::<(), anyhow::Error>(())
-    /// ```
-    pub fn call_when_running<F, R>(&self, call: F)
-    where
-        F: FnOnce(&Self) -> R + 'static,
-        R: CallbackResult + 'static,
-    {
-        if let Some(inner) = self.upgrade()
-            && !inner.core.borrow().closed
-        {
-            let call: Call = Box::new(move |handle| call(handle).into_result());
-            inner.core.borrow_mut().agenda.calls.push_back(call);
-        }
-    }
-
-    /// The time by the reactor's clock, which never goes back; the system's when the reactor is
-    /// gone.
-    pub fn now(&self) -> Instant {
-        self.upgrade().map_or_else(Instant::now, |inner| inner.now())
-    }
-
-    /// A hand for other threads.
-    ///
-    /// ```
-    /// let reactor = strand_reactor::Reactor::new()?;
-    /// let remote = reactor.remote();
-    /// drop(reactor);
-    /// assert!(remote.call_from_thread(|_| {}).is_err());
-    /// # Ok::<(), anyhow::Error>(())
-    /// ```
-    pub fn remote(&self) -> Remote {
-        match self.upgrade() {
-            Some(inner) => Remote { mailbox: Arc::clone(&inner.mailbox) },
-            None => {
-                let mailbox = Mailbox::new(Arc::new(|| Ok(())));
-                mailbox.close();
-                Remote { mailbox: Arc::new(mailbox) }
-            }
-        }
-    }
-
-    /// What the reactor has done so far.
-    pub fn stats(&self) -> ReactorStats {
-        self.upgrade().map_or_else(ReactorStats::default, |inner| {
-            inner.core.borrow().agenda.stats
-        })
+        f.debug_struct("Reactor")
+            .field("running", &self.inner.running.get())
+            .finish_non_exhaustive()
     }
 }

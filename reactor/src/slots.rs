@@ -10,14 +10,32 @@ pub(crate) struct Key {
     generation: u32,
 }
 
-/// Bits of a token that hold the index; the rest hold what fits of the generation.
-const INDEX_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
+/// Which slots a token points into. The poller keeps the kind with all bits set for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Kind {
+    Datagram = 0,
+}
+
+const KIND_BITS: u32 = 2;
+/// Bits of a token that hold the index; the rest, above the kind, hold what fits of the
+/// generation. A descriptor's number, and so the index, fits by far.
+const INDEX_BITS: u32 = if usize::BITS >= 64 { 30 } else { 18 };
+
+impl Kind {
+    /// The kind of what `token` was made for.
+    pub(crate) fn of(token: usize) -> Option<Self> {
+        [Self::Datagram].into_iter().find(|kind| *kind as usize == token & ((1 << KIND_BITS) - 1))
+    }
+}
 
 impl Key {
     /// The key as a number for the poller. On 32-bit systems the generation is cut to 12 bits: a
     /// stale event may then pass for a spurious one, which every port tolerates.
-    pub(crate) fn token(self) -> usize {
-        self.index as usize | (self.generation as usize).wrapping_shl(INDEX_BITS)
+    pub(crate) fn token(self, kind: Kind) -> usize {
+        kind as usize
+            | (self.index as usize) << KIND_BITS
+            | (self.generation as usize).wrapping_shl(KIND_BITS + INDEX_BITS)
     }
 }
 
@@ -67,10 +85,10 @@ impl<T> Slots<T> {
     /// The key of the occupant that `token` was made for; `None` when it is gone.
     #[inline]
     pub(crate) fn key_of(&self, token: usize) -> Option<Key> {
-        let index = token & ((1_usize << INDEX_BITS) - 1);
+        let index = (token >> KIND_BITS) & ((1_usize << INDEX_BITS) - 1);
         let (generation, _) = self.slab.get(index)?;
         let key = Key { index: index as u32, generation: *generation };
-        (key.token() == token).then_some(key)
+        (key.token(Kind::of(token)?) == token).then_some(key)
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
@@ -109,12 +127,12 @@ mod tests {
     fn a_stale_key_or_token_reaches_nobody() {
         let mut slots = Slots::new();
         let first = slots.insert("first");
-        assert_eq!(slots.key_of(first.token()), Some(first));
+        assert_eq!(slots.key_of(first.token(Kind::Datagram)), Some(first));
         assert_eq!(slots.remove(first), Some("first"));
         let second = slots.insert("second");
         assert_ne!(first, second);
         assert_eq!(slots.get(first), None);
-        assert_eq!(slots.key_of(first.token()), None);
+        assert_eq!(slots.key_of(first.token(Kind::Datagram)), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get(second), Some(&"second"));
     }

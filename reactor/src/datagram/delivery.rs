@@ -9,8 +9,8 @@ use super::{DatagramProtocol, DatagramTransport};
 use crate::agenda::{Agenda, Lent};
 use crate::callback::guarded;
 use crate::error::StopReason;
+use crate::inner::Inner;
 use crate::net::{Message, RecvBatch, SLOT_LEN};
-use crate::reactor::Inner;
 use crate::slots::Key;
 
 /// What a port may take in one turn, whichever is used up first (DESIGN decision 5).
@@ -355,7 +355,8 @@ impl Place {
     /// Copies what was not delivered to the port: the buffers are needed for others.
     fn put_aside(mut self, batch: &RecvBatch, port: &mut Port) {
         while !port.closing
-            && let Some(message) = batch.messages.get(self.message) {
+            && let Some(message) = batch.messages.get(self.message)
+        {
             let slot = &batch.data[self.message * SLOT_LEN..][..message.len];
             self.read_info(message);
             let (start, len, truncated) = self.step(message);

@@ -10,9 +10,9 @@ use super::{DatagramKey, DatagramProtocol, DatagramTransport, Tuning, UdpOptions
 use crate::Handle;
 use crate::callback::{Failure, guarded, panic_message};
 use crate::error::{AdoptError, ListenError, OptionError};
+use crate::inner::Inner;
 use crate::net::{DatagramSocket, DatagramSpec, OpenError, Ownership, SocketOption};
-use crate::reactor::Inner;
-use crate::slots::Key;
+use crate::slots::{Key, Kind};
 
 impl Handle {
     /// Opens a UDP port and attaches a protocol to it. Its `start_protocol` is called before this
@@ -38,7 +38,11 @@ impl Handle {
     ///
     /// # Errors
     /// [`ListenError`]; nothing is left behind.
-    pub fn listen_udp<O, P>(&self, options: O, protocol: P) -> Result<DatagramTransport, ListenError>
+    pub fn listen_udp<O, P>(
+        &self,
+        options: O,
+        protocol: P,
+    ) -> Result<DatagramTransport, ListenError>
     where
         O: TryInto<UdpOptions>,
         O::Error: Into<ListenError>,
@@ -98,7 +102,7 @@ impl Handle {
         let socket = inner
             .driver
             .borrow_mut()
-            .open_datagram(&spec, key.token())
+            .open_datagram(&spec, key.token(Kind::Datagram))
             .map_err(|error| listen_error(error, &spec))?;
         let label = label(&*socket, tuning.label.take(), "udp");
         let error_queue = spec.options.contains(&(SocketOption::ErrorQueue, 1));
@@ -163,7 +167,8 @@ impl Handle {
     ) -> Result<DatagramTransport, AdoptError> {
         let inner = self.upgrade().ok_or(AdoptError::Closed)?;
         let key = vacancy(&inner)?;
-        let socket = inner.driver.borrow_mut().adopt_datagram(fd, ownership, key.token())?;
+        let socket =
+            inner.driver.borrow_mut().adopt_datagram(fd, ownership, key.token(Kind::Datagram))?;
         let peer = socket.peer_addr().ok();
         let error_queue = socket.option(SocketOption::ErrorQueue).unwrap_or(0) != 0;
         let label = label(&*socket, None, "adopted udp");
@@ -283,7 +288,10 @@ pub(crate) fn start<E: From<StartError>>(
         core.ports.insert(port)
     };
     let transport = DatagramTransport::new(inner, key);
-    let failure = match guarded(|| protocol.start_protocol(&transport)) {
+    inner.starting.set(inner.starting.get() + 1);
+    let outcome = guarded(|| protocol.start_protocol(&transport));
+    inner.starting.set(inner.starting.get() - 1);
+    let failure = match outcome {
         Ok(()) => {
             inner.put_back(key, protocol);
             if inner.core.borrow().closed {

@@ -1,28 +1,33 @@
 //! Datagram ports: UDP.
 //!
 //! The way of a datagram, file by file: [`delivery`] takes a batch from the socket and hands it,
-//! one by one, to the [`protocol`]; what that writes through its [`transport`] collects in the
-//! port's [`outbox`], which [`port`] flushes to the socket. [`listen`] opens ports, [`options`]
-//! and [`settings`] say how they behave, [`received`] is what a protocol sees.
+//! one by one, to the [`protocol`]; what that writes through its [`transport`] ([`writing`])
+//! collects in the port's [`outbox`], which [`port`] flushes to the socket. [`listen`] opens ports,
+//! [`options`] and [`settings`] say how they behave, [`received`] is what a protocol sees.
 
 mod delivery;
+mod family;
 mod listen;
+mod metadata;
 mod options;
 mod outbox;
 mod port;
 mod protocol;
 mod received;
+mod send_options;
 mod settings;
 mod transport;
+mod writing;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-pub use options::{
-    Capabilities, Ecn, Family, Metadata, PathMtu, QueuePolicy, SendOptions, UdpOptions,
-};
+pub use family::Family;
+pub use metadata::{Capabilities, Ecn, Metadata};
+pub use options::{PathMtu, QueuePolicy, UdpOptions};
 pub use port::PortState;
 pub use protocol::{DatagramProtocol, ProtocolBorrowed};
 pub use received::{Datagram, DatagramInfo, ReadDatagram};
+pub use send_options::SendOptions;
 pub use transport::{DatagramKey, DatagramTransport};
 
 pub(crate) use delivery::service;

@@ -48,7 +48,7 @@ impl Payload<'_> {
 
 #[derive(Default)]
 pub(crate) struct Outbox {
-    storage: Option<Box<Storage>>,
+    storage: Option<Storage>,
     /// Datagrams of `storage.queue` that are done with.
     head: usize,
     /// Number of the datagram at `head`, counted over the life of the port.
@@ -95,7 +95,7 @@ impl Outbox {
         control: Control,
         completion: Option<Completion>,
         merges: bool,
-        spares: &mut Vec<Box<Storage>>,
+        spares: &mut Vec<Storage>,
     ) {
         let storage = self.storage.get_or_insert_with(|| spares.pop().unwrap_or_default());
         let mut start = storage.bytes.len();
@@ -157,7 +157,7 @@ impl Outbox {
     pub(crate) fn sent(
         &mut self,
         count: usize,
-        spares: &mut Vec<Box<Storage>>,
+        spares: &mut Vec<Storage>,
         mut completed: impl FnMut(Completion, usize),
     ) -> usize {
         let Some(storage) = &self.storage else { return 0 };
@@ -178,7 +178,7 @@ impl Outbox {
     /// Removes the oldest datagram unsent.
     pub(crate) fn pop(
         &mut self,
-        spares: &mut Vec<Box<Storage>>,
+        spares: &mut Vec<Storage>,
     ) -> Option<(Outgoing, Option<Completion>)> {
         let datagram = *self.front()?;
         let number = self.sequence;
@@ -189,7 +189,7 @@ impl Outbox {
         Some((datagram, completion))
     }
 
-    fn advance(&mut self, count: usize, spares: &mut Vec<Box<Storage>>) {
+    fn advance(&mut self, count: usize, spares: &mut Vec<Storage>) {
         self.head += count;
         self.sequence += count as u64;
         let Some(storage) = &mut self.storage else { return };
@@ -262,7 +262,7 @@ fn due(completions: &mut VecDeque<(u64, Completion)>, number: u64) -> Option<Com
 mod tests {
     use super::*;
 
-    fn push(outbox: &mut Outbox, payload: &[u8], spares: &mut Vec<Box<Storage>>) {
+    fn push(outbox: &mut Outbox, payload: &[u8], spares: &mut Vec<Storage>) {
         outbox.push(&Payload::Copied(payload), None, Control::default(), None, true, spares);
     }
 

@@ -14,8 +14,8 @@ use super::{
 use crate::agenda::{Agenda, Call, Notice};
 use crate::callback::{LogLimit, guarded};
 use crate::error::{NetworkError, StopReason, WriteError, WriteFailure};
+use crate::inner::{Core, Inner};
 use crate::net::{DatagramSocket, Origin, Outgoing, QueuedError, SendBatch};
-use crate::reactor::{Core, Inner};
 use crate::slots::Key;
 use crate::stats::PortStats;
 

@@ -163,7 +163,9 @@ impl<P: DatagramProtocol + ?Sized> DatagramProtocol for Rc<RefCell<P>> {
     fn stop_protocol(&mut self, transport: &DatagramTransport, reason: StopReason) {
         match self.try_borrow_mut() {
             Ok(mut protocol) => protocol.stop_protocol(transport, reason),
-            Err(_) => tracing::error!(port = %transport.label(), "stop_protocol: {ProtocolBorrowed}"),
+            Err(_) => {
+                tracing::error!(port = %transport.label(), "stop_protocol: {ProtocolBorrowed}");
+            }
         }
     }
 }

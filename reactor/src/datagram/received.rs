@@ -119,7 +119,9 @@ impl DatagramInfo {
             };
             !ip.is_multicast()
                 && !ip.is_unspecified()
-                && v4.is_none_or(|v4| !v4.is_multicast() && !v4.is_broadcast() && !v4.is_unspecified())
+                && v4.is_none_or(|v4| {
+                    !v4.is_multicast() && !v4.is_broadcast() && !v4.is_unspecified()
+                })
         };
         // For IPv4 the kernel itself names the address to answer from; it differs from the
         // destination exactly when that is a group or broadcast (ip(7), IP_PKTINFO).

@@ -2,8 +2,8 @@
 
 use super::port::Port;
 use super::{
-    Capabilities, DatagramTransport, Family, Metadata, PathMtu, QueuePolicy, buffer_size, check_ttl,
-    within,
+    Capabilities, DatagramTransport, Family, Metadata, PathMtu, QueuePolicy, buffer_size,
+    check_ttl, within,
 };
 use crate::error::OptionError;
 use crate::net::SocketOption;
@@ -24,7 +24,9 @@ impl DatagramTransport {
 
     fn set(&self, option: SocketOption, name: &'static str, value: u32) -> Result<(), OptionError> {
         self.setting(|port| {
-            port.socket.set_option(option, value).map_err(|source| OptionError::from_io(name, source))
+            port.socket
+                .set_option(option, value)
+                .map_err(|source| OptionError::from_io(name, source))
         })
     }
 

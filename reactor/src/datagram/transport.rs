@@ -1,21 +1,20 @@
 //! The handle to a port: its life, and the way out.
 
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 
-use super::outbox::{Completion, Payload};
+use super::delivery;
 use super::port::{Port, PortState, Readiness};
 use super::received::ReadDatagram;
-use super::{QueuePolicy, SendOptions, delivery};
 use crate::Handle;
 use crate::agenda::{Agenda, Call, Notice};
 use crate::callback::CallbackResult;
-use crate::error::{Closed, ConnectError, ListenError, OptionError, StopReason, WriteError};
-use crate::net::{Control, Outgoing, RecvBatch, SendBatch, SocketOption};
-use crate::reactor::Inner;
+use crate::error::{Closed, ConnectError, ListenError, OptionError, StopReason};
+use crate::inner::Inner;
+use crate::net::{RecvBatch, SocketOption};
 use crate::slots::Key;
 use crate::stats::PortStats;
 
@@ -43,268 +42,14 @@ impl DatagramTransport {
 
     /// Works on the port with everything borrowed; `None` when it is closed.
     #[inline]
-    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Port, &mut Agenda, &Inner) -> R) -> Option<R> {
+    pub(crate) fn with<R>(
+        &self,
+        work: impl FnOnce(&mut Port, &mut Agenda, &Inner) -> R,
+    ) -> Option<R> {
         let inner = self.inner.upgrade()?;
         let core = &mut *inner.core.borrow_mut();
         let port = core.ports.get_mut(self.key)?;
         Some(work(port, &mut core.agenda, &inner))
-    }
-
-    // ---- Writing ----
-
-    /// Sends `payload` to the port's peer. It leaves before the loop waits again, in order with
-    /// all else that is written; `Ok` says that it is on its way.
-    ///
-    /// # Errors
-    /// [`WriteError::DestinationRequired`] without a peer, `TooLong`, `QueueFull`, `Closed`. What
-    /// the system finds wrong later goes to
-    /// [`write_failed`](crate::DatagramProtocol::write_failed).
-    pub fn write(&self, payload: &[u8]) -> Result<(), WriteError> {
-        self.enqueue(Payload::Copied(payload), None, Control::default(), None)
-    }
-
-    /// Sends `payload` to `destination`, as [`write`](Self::write) does.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write), and [`WriteError::IsConnected`] on a port with a peer,
-    /// `WrongFamily`, and `BroadcastNotAllowed` for 255.255.255.255.
-    #[inline]
-    pub fn write_to(&self, payload: &[u8], destination: SocketAddr) -> Result<(), WriteError> {
-        self.enqueue(Payload::Copied(payload), Some(destination), Control::default(), None)
-    }
-
-    /// Sends the pieces as one datagram to the port's peer.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write); [`WriteError::NoBuffers`] for an empty list.
-    pub fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> Result<(), WriteError> {
-        self.enqueue(gather(pieces)?, None, Control::default(), None)
-    }
-
-    /// Sends the pieces as one datagram to `destination`.
-    ///
-    /// ```
-    /// # use std::io::IoSlice;
-    /// # use strand_reactor::*;
-    /// # struct Quiet;
-    /// # impl DatagramProtocol for Quiet {
-    /// #     fn datagram_received(&mut self, _: &DatagramTransport, d: Datagram<'_>)
-    /// #     -> anyhow::Result<()> { assert_eq!(d.payload(), b"head body"); Ok(()) }
-    /// # }
-    /// let reactor = Reactor::new()?;
-    /// let port = reactor.listen_udp("127.0.0.1:0", Quiet)?;
-    /// let pieces = [IoSlice::new(b"head "), IoSlice::new(b"body")];
-    /// port.write_vectored_to(&pieces, port.local_addr()?)?;
-    /// while port.stats()?.datagrams_in == 0 {
-    ///     reactor.iterate(None)?;
-    /// }
-    /// assert_eq!(port.stats()?.callback_panics, 0);
-    /// # Ok::<(), anyhow::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`write_to`](Self::write_to); [`WriteError::NoBuffers`] for an empty list.
-    pub fn write_vectored_to(
-        &self,
-        pieces: &[IoSlice<'_>],
-        destination: SocketAddr,
-    ) -> Result<(), WriteError> {
-        self.enqueue(gather(pieces)?, Some(destination), Control::default(), None)
-    }
-
-    /// Sends `payload` as `options` say: destination, source address, interface, hop limit, ECN.
-    ///
-    /// # Errors
-    /// As [`write_to`](Self::write_to); [`WriteError::Unsupported`] where the system cannot
-    /// choose these per datagram.
-    pub fn write_with(&self, payload: &[u8], options: &SendOptions) -> Result<(), WriteError> {
-        self.enqueue(Payload::Copied(payload), options.to, options.control, None)
-    }
-
-    /// Sends `payload` and calls `done` from the loop, once, with the bytes handed to the system
-    /// or the error. `destination` is a `SocketAddr`, or `None` for the port's peer. Failures are
-    /// then told to `done` alone, not to `write_failed`.
-    ///
-    /// # Errors
-    /// As [`write_to`](Self::write_to); `done` is then dropped without a call.
-    pub fn write_then<F, R>(
-        &self,
-        payload: &[u8],
-        destination: impl Into<Option<SocketAddr>>,
-        done: F,
-    ) -> Result<(), WriteError>
-    where
-        F: FnOnce(Result<usize, WriteError>) -> R + 'static,
-        R: CallbackResult + 'static,
-    {
-        let done = completion(done);
-        self.enqueue(Payload::Copied(payload), destination.into(), Control::default(), Some(done))
-    }
-
-    /// As [`write_then`](Self::write_then), for pieces that make one datagram.
-    ///
-    /// # Errors
-    /// As [`write_then`](Self::write_then); [`WriteError::NoBuffers`] for an empty list.
-    pub fn write_vectored_then<F, R>(
-        &self,
-        pieces: &[IoSlice<'_>],
-        destination: impl Into<Option<SocketAddr>>,
-        done: F,
-    ) -> Result<(), WriteError>
-    where
-        F: FnOnce(Result<usize, WriteError>) -> R + 'static,
-        R: CallbackResult + 'static,
-    {
-        let done = completion(done);
-        self.enqueue(gather(pieces)?, destination.into(), Control::default(), Some(done))
-    }
-
-    /// Hands `payload` to the system before it returns, or not at all; returns its length.
-    ///
-    /// # Errors
-    /// [`WriteError::WouldBlock`] if anything written before still waits, or the system has no
-    /// room; [`WriteError::Io`] for what the system says; else as [`write`](Self::write).
-    pub fn try_write(&self, payload: &[u8]) -> Result<usize, WriteError> {
-        self.try_send(payload, None)
-    }
-
-    /// As [`try_write`](Self::try_write), to `destination`.
-    ///
-    /// # Errors
-    /// As [`try_write`](Self::try_write) and [`write_to`](Self::write_to).
-    pub fn try_write_to(&self, payload: &[u8], destination: SocketAddr) -> Result<usize, WriteError> {
-        self.try_send(payload, Some(destination))
-    }
-
-    /// Hands datagrams to the system before it returns, in order, until one is refused. Returns
-    /// how many were sent: exactly the first ones.
-    ///
-    /// # Errors
-    /// When not even the first could be sent: why, as [`try_write`](Self::try_write) says.
-    pub fn try_write_batch(
-        &self,
-        datagrams: &[(&[u8], Option<SocketAddr>)],
-    ) -> Result<usize, WriteError> {
-        self.with(|port, agenda, _| {
-            port.flush_unless_blocked(agenda);
-            if !port.outbox.is_empty() {
-                return Err(WriteError::WouldBlock);
-            }
-            let mut sent = 0;
-            // In pieces, to bound the memory that the copies take.
-            for piece in datagrams.chunks(64) {
-                let (mut queue, mut own) = (Vec::with_capacity(piece.len()), Vec::new());
-                let mut invalid = None;
-                for (payload, to) in piece {
-                    match port.admit(payload.len(), *to, &Control::default()) {
-                        Ok(to) => {
-                            queue.push(outgoing(own.len(), payload.len(), to));
-                            own.extend_from_slice(payload);
-                        }
-                        Err(error) => {
-                            invalid = Some(error);
-                            break;
-                        }
-                    }
-                }
-                let count = match port.send_now(&SendBatch { queue: &queue, own: &own, lent: &[] }, agenda) {
-                    Ok(count) => count,
-                    Err(error) if sent == 0 => return Err(error),
-                    Err(_) => return Ok(sent),
-                };
-                sent += count;
-                match invalid {
-                    Some(error) if sent == 0 => return Err(error),
-                    None if count == piece.len() => {}
-                    _ => return Ok(sent),
-                }
-            }
-            Ok(sent)
-        })
-        .unwrap_or(Err(WriteError::Closed))
-    }
-
-    /// Offers everything written so far to the system now, instead of when the callback ends.
-    ///
-    /// # Errors
-    /// [`WriteError::WouldBlock`] if some still waits for room; [`WriteError::Closed`].
-    pub fn flush(&self) -> Result<(), WriteError> {
-        self.with(|port, agenda, _| {
-            port.flush(agenda);
-            if port.outbox.is_empty() { Ok(()) } else { Err(WriteError::WouldBlock) }
-        })
-        .unwrap_or(Err(WriteError::Closed))
-    }
-
-    /// Datagrams written and not yet taken by the system; 0 once closed.
-    pub fn queued_datagrams(&self) -> usize {
-        self.with(|port, _, _| port.outbox.len()).unwrap_or(0)
-    }
-
-    /// Bytes of the payloads written and not yet taken by the system; 0 once closed.
-    pub fn queued_bytes(&self) -> usize {
-        self.with(|port, _, _| port.outbox.bytes()).unwrap_or(0)
-    }
-
-    #[inline]
-    fn enqueue(
-        &self,
-        payload: Payload<'_>,
-        to: Option<SocketAddr>,
-        control: Control,
-        completion: Option<Completion>,
-    ) -> Result<(), WriteError> {
-        let mut completion = completion;
-        let result = self.with(|port, agenda, _| {
-            let len = payload.len();
-            let to = port.admit(len, to, &control)?;
-            if port.is_full(len) {
-                port.flush_unless_blocked(agenda);
-                while port.is_full(len) {
-                    match port.queue_policy {
-                        QueuePolicy::Error => {
-                            let (datagrams, bytes) = (port.outbox.len(), port.outbox.bytes());
-                            return Err(WriteError::QueueFull { datagrams, bytes });
-                        }
-                        QueuePolicy::DropNewest => {
-                            let dropped = Outgoing { to, ..outgoing(0, len, to) };
-                            port.stats.queue_dropped += 1;
-                            port.fail(dropped, completion.take(), WriteError::Dropped, agenda);
-                            return Ok(());
-                        }
-                        QueuePolicy::DropOldest => port.drop_oldest(agenda),
-                    }
-                }
-            }
-            let payload = in_place(payload, self.key, agenda);
-            let merges = port.capabilities.segmentation;
-            port.outbox.push(&payload, to, control, completion.take(), merges, &mut agenda.spares);
-            agenda.queued += 1;
-            port.make_dirty(agenda);
-            if port.blocked {
-                port.note_waiting(agenda);
-            } else if port.outbox.is_due() {
-                port.flush(agenda);
-            }
-            Ok(())
-        });
-        // A completion that will not be called is user code to drop, with nothing borrowed.
-        drop(completion);
-        result.unwrap_or(Err(WriteError::Closed))
-    }
-
-    fn try_send(&self, payload: &[u8], to: Option<SocketAddr>) -> Result<usize, WriteError> {
-        self.with(|port, agenda, _| {
-            let to = port.admit(payload.len(), to, &Control::default())?;
-            port.flush_unless_blocked(agenda);
-            if !port.outbox.is_empty() {
-                return Err(WriteError::WouldBlock);
-            }
-            let queue = [outgoing(0, payload.len(), to)];
-            port.send_now(&SendBatch { queue: &queue, own: payload, lent: &[] }, agenda)?;
-            Ok(payload.len())
-        })
-        .unwrap_or(Err(WriteError::Closed))
     }
 
     // ---- Reading ----
@@ -603,76 +348,7 @@ impl fmt::Debug for DatagramTransport {
     }
 }
 
-fn completion<F, R>(done: F) -> Completion
-where
-    F: FnOnce(Result<usize, WriteError>) -> R + 'static,
-    R: CallbackResult + 'static,
-{
-    Box::new(move |result| done(result).into_result())
-}
-
-fn gather<'a>(pieces: &'a [IoSlice<'a>]) -> Result<Payload<'a>, WriteError> {
-    if pieces.is_empty() { Err(WriteError::NoBuffers) } else { Ok(Payload::Pieces(pieces)) }
-}
-
-fn outgoing(start: usize, len: usize, to: Option<SocketAddr>) -> Outgoing {
-    Outgoing { start, len, lent: false, to, control: Control::default() }
-}
-
-/// A payload that lies in the buffers being delivered to this very port is sent from there.
-#[inline]
-fn in_place<'a>(payload: Payload<'a>, key: Key, agenda: &Agenda) -> Payload<'a> {
-    if let Payload::Copied(bytes) = payload
-        && !bytes.is_empty()
-        && let Some(lent) = &agenda.lent
-        && lent.key == key
-        && let Some(start) = bytes.as_ptr().addr().checked_sub(lent.data.as_ptr().addr())
-        && start + bytes.len() <= lent.data.len()
-    {
-        return Payload::Lent { start, len: bytes.len() };
-    }
-    payload
-}
-
 impl Port {
-    /// The checks that every write passes, and the destination as the socket takes it.
-    #[inline]
-    fn admit(
-        &self,
-        len: usize,
-        to: Option<SocketAddr>,
-        control: &Control,
-    ) -> Result<Option<SocketAddr>, WriteError> {
-        let to = match (self.peer, to) {
-            (None, Some(to)) => match self.family.admit(to) {
-                Some(to) => Some(to),
-                None => return Err(WriteError::WrongFamily { address: to, family: self.family }),
-            },
-            (Some(_), None) => None,
-            (Some(peer), Some(_)) => return Err(WriteError::IsConnected { peer }),
-            (None, None) => return Err(WriteError::DestinationRequired),
-        };
-        let max = self.family.max_payload(to.or(self.peer));
-        if len > max {
-            return Err(WriteError::TooLong { len, max });
-        }
-        if to.is_some_and(is_limited_broadcast)
-            && self.socket.option(SocketOption::Broadcast).is_ok_and(|allowed| allowed == 0)
-        {
-            return Err(WriteError::BroadcastNotAllowed);
-        }
-        if !control.is_none() && !self.capabilities.send_options {
-            return Err(WriteError::Unsupported { name: "source, interface, hop limit or ECN" });
-        }
-        Ok(to)
-    }
-
-    fn note_waiting(&mut self, agenda: &mut Agenda) {
-        let waiting = self.outbox.len() as u64;
-        self.stats.queue_high_water = self.stats.queue_high_water.max(waiting);
-        self.check_watermarks(agenda);
-    }
-
     pub(crate) fn connect(
         &mut self,
         peer: SocketAddr,
@@ -712,13 +388,6 @@ impl Port {
             self.error_queue = false;
         }
         Ok(())
-    }
-}
-
-fn is_limited_broadcast(address: SocketAddr) -> bool {
-    match address {
-        SocketAddr::V4(to) => to.ip().is_broadcast(),
-        SocketAddr::V6(to) => to.ip().to_ipv4_mapped().is_some_and(|v4| v4.is_broadcast()),
     }
 }
 

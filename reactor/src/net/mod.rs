@@ -267,7 +267,10 @@ pub(crate) struct Control {
 impl Control {
     #[inline]
     pub(crate) fn is_none(&self) -> bool {
-        self.source.is_none() && self.interface == 0 && self.hop_limit.is_none() && self.ecn.is_none()
+        self.source.is_none()
+            && self.interface == 0
+            && self.hop_limit.is_none()
+            && self.ecn.is_none()
     }
 }
 

@@ -11,12 +11,13 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::{
-    DatagramSocket, Message, Meta, Origin, QueuedError, RecvBatch, SLOT_LEN, SendBatch, SocketOption,
+    DatagramSocket, Message, Meta, Origin, QueuedError, RecvBatch, SLOT_LEN, SendBatch,
+    SocketOption,
 };
 use crate::Handle;
 use crate::datagram::{
-    Capabilities, DatagramProtocol, DatagramTransport, Ecn, Family, Metadata, Port, Readiness, Tuning,
-    UdpOptions, start, vacancy,
+    Capabilities, DatagramProtocol, DatagramTransport, Ecn, Family, Metadata, Port, Readiness,
+    Tuning, UdpOptions, start, vacancy,
 };
 use crate::error::ListenError;
 
@@ -85,7 +86,10 @@ struct State {
 
 enum Incoming {
     /// Payload, bytes of each merged datagram, and the rest.
-    Message { payload: Vec<u8>, message: Message },
+    Message {
+        payload: Vec<u8>,
+        message: Message,
+    },
     Fail(i32),
     /// Ends a batch here.
     Short,
@@ -257,7 +261,14 @@ impl Script {
         self.state.closed.get()
     }
 
-    fn push(&self, source: SocketAddr, payload: &[u8], segment: usize, truncated: bool, meta: Meta) {
+    fn push(
+        &self,
+        source: SocketAddr,
+        payload: &[u8],
+        segment: usize,
+        truncated: bool,
+        meta: Meta,
+    ) {
         let message = Message { len: payload.len(), segment, truncated, source, meta };
         let payload = payload.to_vec();
         self.state.incoming.borrow_mut().push_back(Incoming::Message { payload, message });
@@ -361,9 +372,10 @@ impl DatagramSocket for Socket {
             None => batch.queue.len(),
         };
         let taken = batch.queue[..count].iter();
-        self.state.sent.borrow_mut().extend(
-            taken.map(|sent| Sent { to: sent.to, payload: batch.payload(sent).to_vec() }),
-        );
+        self.state
+            .sent
+            .borrow_mut()
+            .extend(taken.map(|sent| Sent { to: sent.to, payload: batch.payload(sent).to_vec() }));
         Ok(count)
     }
 

@@ -12,7 +12,7 @@ pub(crate) use wheel::{TimerId, Wheel};
 use crate::Handle;
 use crate::callback::CallbackResult;
 use crate::error::TimerError;
-use crate::reactor::Inner;
+use crate::inner::Inner;
 
 /// A timer as the queue holds it; the closure lies in `call`.
 pub(crate) struct Timer<C: ?Sized = dyn TimerCall> {

@@ -104,6 +104,7 @@ impl<T> Wheel<T> {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -160,9 +161,8 @@ impl<T> Wheel<T> {
         let sequence = self.next_sequence();
         let (from, to) = (old >> TICK_SHIFT, deadline >> TICK_SHIFT);
         // A timeout that is pushed back mostly stays in its slot.
-        let stays = from > self.position
-            && to > self.position
-            && self.slot_of(from) == self.slot_of(to);
+        let stays =
+            from > self.position && to > self.position && self.slot_of(from) == self.slot_of(to);
         if !stays {
             self.detach(id.index);
         }
@@ -181,6 +181,7 @@ impl<T> Wheel<T> {
         (node.generation == id.generation).then_some(node.deadline)
     }
 
+    #[cfg(test)]
     pub(crate) fn get(&self, id: TimerId) -> Option<&T> {
         self.deadline(id)?;
         self.values[id.index as usize].as_ref()

@@ -1,0 +1,42 @@
+//! Address families, and what fits into a datagram of each.
+
+use std::net::SocketAddr;
+
+/// The address family of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6 alone (`IPV6_V6ONLY` on).
+    V6Only,
+    /// IPv6 and IPv4 on one socket (`IPV6_V6ONLY` off): IPv4 sources show as `::ffff:a.b.c.d`,
+    /// and destinations may be written either way.
+    Dual,
+}
+
+impl Family {
+    /// Bytes of the longest payload: 65,535 less the headers of UDP and, for IPv4, of IP.
+    #[inline]
+    pub(crate) fn max_payload(self, to: Option<SocketAddr>) -> usize {
+        match (self, to) {
+            (Self::V4, _) => 65_507,
+            (Self::Dual, Some(SocketAddr::V6(to))) if to.ip().to_ipv4_mapped().is_some() => 65_507,
+            _ => 65_527,
+        }
+    }
+
+    /// The address as a socket of this family takes it; `None` if it cannot.
+    #[inline]
+    pub(crate) fn admit(self, address: SocketAddr) -> Option<SocketAddr> {
+        match (self, address) {
+            (Self::V4, SocketAddr::V4(_)) | (Self::Dual, SocketAddr::V6(_)) => Some(address),
+            (Self::V6Only, SocketAddr::V6(to)) => {
+                to.ip().to_ipv4_mapped().is_none().then_some(address)
+            }
+            (Self::Dual, SocketAddr::V4(to)) => {
+                Some(SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port()))
+            }
+            _ => None,
+        }
+    }
+}

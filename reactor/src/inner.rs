@@ -1,0 +1,295 @@
+//! What is inside a reactor, and how user code is called: with nothing borrowed, its errors and
+//! panics contained.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::resume_unwind;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::Handle;
+use crate::agenda::{Agenda, Call};
+use crate::callback::{Failure, LogLimit, guarded, panic_message};
+use crate::datagram::{DatagramProtocol, DatagramTransport, Port};
+use crate::error::RunError;
+use crate::net::{Driver, Event, RecvBatch};
+use crate::slots::{Key, Slots};
+use crate::threads::{Mailbox, RemoteCall};
+use crate::timers::{Timer, Wheel};
+
+pub(crate) struct Inner {
+    pub(crate) core: RefCell<Core>,
+    pub(crate) driver: RefCell<Box<dyn Driver>>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// Tells the keys of one reactor from those of another.
+    pub(crate) id: u32,
+    epoch: Instant,
+    pub(crate) running: Cell<bool>,
+    /// Calls of `start_protocol` under way, which `listen_*` makes in or out of the loop.
+    pub(crate) starting: Cell<usize>,
+    pub(crate) stop: Cell<Stop>,
+    pub(crate) shutting_down: Cell<bool>,
+    /// The memory of the last poll's events.
+    pub(crate) events: Cell<Vec<Event>>,
+    /// The port being delivered to, and whether its delivery must end.
+    dispatching: Cell<Option<Key>>,
+    interrupted: Cell<bool>,
+    catch_panics: bool,
+    /// A panic on its way out of `run`.
+    panic: Cell<Option<Box<dyn std::any::Any + Send>>>,
+}
+
+/// What user code must never see borrowed.
+pub(crate) struct Core {
+    pub(crate) ports: Slots<Port>,
+    pub(crate) timers: Wheel<Rc<Timer>>,
+    pub(crate) agenda: Agenda,
+    /// The receive buffers; out while a port is delivered to.
+    pub(crate) batch: Option<RecvBatch>,
+    /// Bounds the log of what belongs to no port.
+    log: LogLimit,
+    pub(crate) closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stop {
+    #[default]
+    No,
+    /// Close every port in order, then return.
+    Orderly,
+    /// Return and leave everything as it is.
+    Crash,
+}
+
+/// While it lives, the loop runs.
+pub(crate) struct Running<'a>(&'a Inner);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.set(false);
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(driver: Box<dyn Driver>, catch_panics: bool) -> Self {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        Self {
+            core: RefCell::new(Core {
+                ports: Slots::new(),
+                timers: Wheel::new(),
+                agenda: Agenda::default(),
+                batch: None,
+                log: LogLimit::default(),
+                closed: false,
+            }),
+            mailbox: Arc::new(Mailbox::new(driver.wake())),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            epoch: driver.now(),
+            driver: RefCell::new(driver),
+            running: Cell::new(false),
+            starting: Cell::new(0),
+            stop: Cell::default(),
+            shutting_down: Cell::new(false),
+            events: Cell::default(),
+            dispatching: Cell::new(None),
+            interrupted: Cell::new(false),
+            catch_panics,
+            panic: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn handle(self: &Rc<Self>) -> Handle {
+        Handle::from_weak(Rc::downgrade(self))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.driver.borrow().now()
+    }
+
+    /// Nanoseconds since the reactor was made.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now().saturating_duration_since(self.epoch).as_nanos() as u64
+    }
+
+    /// The instant that many nanoseconds after the reactor was made, if it can be told.
+    pub(crate) fn instant(&self, nanoseconds: u64) -> Option<Instant> {
+        self.epoch.checked_add(Duration::from_nanos(nanoseconds))
+    }
+
+    pub(crate) fn begin(&self) -> Result<Running<'_>, RunError> {
+        if self.starting.get() > 0 || self.running.replace(true) {
+            return Err(RunError::AlreadyRunning);
+        }
+        Ok(Running(self))
+    }
+
+    pub(crate) fn take_posted(&self) -> (VecDeque<RemoteCall>, bool) {
+        let (calls, stop) = self.mailbox.collect();
+        if stop {
+            self.request_stop(Stop::Orderly);
+        }
+        (calls, stop)
+    }
+
+    /// What was asked for, also by other threads; their calls are kept.
+    pub(crate) fn collect_stop(&self) -> Stop {
+        if self.mailbox.is_posted() {
+            let (calls, _) = self.take_posted();
+            let calls = calls.into_iter().map(|call| -> Call { call });
+            self.core.borrow_mut().agenda.calls.extend(calls);
+        }
+        self.stop.get()
+    }
+
+    pub(crate) fn request_stop(&self, stop: Stop) {
+        if self.stop.get() != Stop::Orderly {
+            self.stop.set(stop);
+        }
+        self.interrupted.set(true);
+    }
+
+    /// Whether callbacks must end, because of `stop` or of a panic that is let through.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.get() != Stop::No || self.has_panic()
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down.get()
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.core.borrow().agenda.is_alive() || self.mailbox.is_posted()
+    }
+
+    pub(crate) fn must_not_sleep(&self) -> bool {
+        self.is_stopping()
+            || !self.is_alive()
+            || self.mailbox.is_posted()
+            || self.core.borrow().agenda.is_pressing()
+    }
+
+    /// A delivery to `key` begins.
+    pub(crate) fn enter(&self, key: Key) {
+        self.dispatching.set(Some(key));
+        self.interrupted.set(false);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.dispatching.set(None);
+    }
+
+    /// Ends the delivery to `key`, if it is the one under way.
+    pub(crate) fn interrupt(&self, key: Key) {
+        if self.dispatching.get() == Some(key) {
+            self.interrupted.set(true);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.get()
+    }
+
+    pub(crate) fn call(self: &Rc<Self>, call: Call) {
+        let handle = self.handle();
+        if let Err(failure) = guarded(|| call(&handle)) {
+            self.report(None, "posted call", failure);
+        }
+    }
+
+    /// Calls the protocol of an open port; of one that is closing, only `close_port` does.
+    pub(crate) fn call_protocol(
+        self: &Rc<Self>,
+        key: Key,
+        what: &'static str,
+        call: impl FnOnce(&mut dyn DatagramProtocol, &DatagramTransport) -> anyhow::Result<()>,
+    ) {
+        let protocol = match self.core.borrow_mut().ports.get_mut(key) {
+            Some(port) if !port.closing => port.protocol.take(),
+            _ => None,
+        };
+        let Some(mut protocol) = protocol else { return };
+        let transport = DatagramTransport::new(self, key);
+        let outcome = guarded(|| call(&mut *protocol, &transport));
+        self.put_back(key, protocol);
+        if let Err(failure) = outcome {
+            self.report(Some(key), what, failure);
+        }
+    }
+
+    /// Ends a call: the protocol returns to its port, or is dropped with nothing borrowed.
+    pub(crate) fn put_back(&self, key: Key, protocol: Box<dyn DatagramProtocol>) {
+        let homeless = match self.core.borrow_mut().ports.get_mut(key) {
+            Some(port) => port.protocol.replace(protocol),
+            None => Some(protocol),
+        };
+        drop(homeless);
+    }
+
+    pub(crate) fn told(&self, key: Key) {
+        if let Some(port) = self.core.borrow_mut().ports.get_mut(key) {
+            port.untold -= 1;
+        }
+    }
+
+    /// Counts and logs a callback that failed.
+    pub(crate) fn report(&self, key: Option<Key>, what: &'static str, failure: Failure) {
+        let now = self.now();
+        let panicked = matches!(failure, Failure::Panic(_));
+        let (label, logged) = {
+            let core = &mut *self.core.borrow_mut();
+            let stats = &mut core.agenda.stats;
+            stats.callback_errors += u64::from(!panicked);
+            stats.callback_panics += u64::from(panicked);
+            match key.and_then(|key| core.ports.get_mut(key)) {
+                Some(port) => {
+                    port.stats.callback_errors += u64::from(!panicked);
+                    port.stats.callback_panics += u64::from(panicked);
+                    let logged = port.log.admits(now);
+                    port.stats.unlogged_errors += u64::from(!logged);
+                    (Rc::clone(&port.label), logged)
+                }
+                None => ("reactor".into(), core.log.admits(now)),
+            }
+        };
+        // Neither the log nor the error's own text is written under a borrow: both are user code.
+        match failure {
+            Failure::Error(error) if logged => {
+                tracing::error!(port = %label, callback = what, "callback failed: {error:#}");
+            }
+            Failure::Error(_) => {}
+            Failure::Panic(panic) if !self.catch_panics => {
+                self.panic.set(Some(panic));
+                self.interrupted.set(true);
+            }
+            Failure::Panic(panic) if logged => {
+                let message = panic_message(&*panic);
+                tracing::error!(port = %label, callback = what, "callback panicked: {message}");
+            }
+            Failure::Panic(_) => {}
+        }
+    }
+
+    fn has_panic(&self) -> bool {
+        if self.catch_panics {
+            return false;
+        }
+        let panic = self.panic.take();
+        let has = panic.is_some();
+        self.panic.set(panic);
+        has
+    }
+
+    /// Lets a panic through, now that everything is in its place again.
+    pub(crate) fn resume_panic(&self) {
+        if let Some(panic) = self.panic.take() {
+            resume_unwind(panic);
+        }
+    }
+
+    pub(crate) fn lets_panics_through(&self) -> bool {
+        !self.catch_panics
+    }
+}
