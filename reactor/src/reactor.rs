@@ -352,10 +352,10 @@ impl Drop for Reactor {
                 core.batch.take(),
             )
         };
-        // User values go now that nothing is borrowed; what they call finds the reactor closed.
-        for (_, _, timer) in timers.iter() {
-            timer.close();
-        }
+        // User values go now that nothing is borrowed, and all handles know that the reactor is
+        // closed: the drop of one may call any other.
+        timers.iter().for_each(|(_, _, timer)| timer.close());
+        timers.iter().for_each(|(_, _, timer)| timer.discard());
         drop((ports, timers, agenda, batch, remote));
     }
 }

@@ -146,12 +146,16 @@ impl Timer {
         }
     }
 
-    /// Ends the timer without a call; the closure is dropped at once. Nothing may be borrowed.
+    /// The reactor goes: from now on the timer's handles say so.
     pub(crate) fn close(&self) {
         if self.status.get() == Status::Pending {
             self.status.set(Status::Closed);
         }
         self.id.set(None);
+    }
+
+    /// Drops the closure, which is user code: nothing may be borrowed.
+    pub(crate) fn discard(&self) {
         self.call.discard();
     }
 
@@ -170,6 +174,7 @@ fn schedule(inner: &Inner, timer: &Rc<Timer>, deadline: u64) {
     if core.closed {
         drop(core);
         timer.close();
+        timer.discard();
         return;
     }
     timer.id.set(Some(core.timers.insert(deadline, Rc::clone(timer))));
@@ -469,7 +474,10 @@ impl Handle {
             Some(inner) => {
                 schedule(&inner, &timer, inner.now_ns().saturating_add(nanoseconds(delay)));
             }
-            None => timer.close(),
+            None => {
+                timer.close();
+                timer.discard();
+            }
         }
         DelayedCall { inner: self.weak(), timer }
     }
