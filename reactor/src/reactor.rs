@@ -169,11 +169,11 @@ impl Reactor {
             return;
         }
         let now = inner.now_ns();
-        let before = inner.core.borrow().timers.seq();
+        inner.core.borrow_mut().timers.begin_turn(now);
         while !inner.is_stopping() {
             let timer = {
                 let core = &mut *inner.core.borrow_mut();
-                let Some((_, deadline, timer)) = core.timers.pop_due(now, before) else { return };
+                let Some((_, deadline, timer)) = core.timers.pop_due() else { return };
                 let stats = &mut core.agenda.stats;
                 stats.timers_called += 1;
                 stats.max_timer_lateness_ns =

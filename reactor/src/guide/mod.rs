@@ -1,0 +1,16 @@
+//! The pages of the guide: one subject each, with examples that run.
+
+#[doc = include_str!("protocols.md")]
+pub mod protocols {}
+
+#[doc = include_str!("addresses_and_options.md")]
+pub mod addresses_and_options {}
+
+#[doc = include_str!("errors.md")]
+pub mod errors {}
+
+#[doc = include_str!("life_of_a_port.md")]
+pub mod life_of_a_port {}
+
+#[doc = include_str!("testing.md")]
+pub mod testing {}
