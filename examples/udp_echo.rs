@@ -1,5 +1,22 @@
-//! A UDP echo server.
-use strand_reactor::{Datagram, DatagramProtocol, DatagramTransport, Reactor};
+//! A UDP echo server: every datagram goes back to its sender.
+//!
+//! ```text
+//! cargo run --release --example udp_echo
+//! socat - UDP:127.0.0.1:9999
+//! ```
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use strand_reactor::{Datagram, DatagramProtocol, DatagramTransport, Reactor, parse_address};
+
+/// Answers every datagram with its own payload.
+#[derive(Parser)]
+struct Arguments {
+    /// Address and port to listen on; [::]:PORT takes both families
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999", value_parser = parse_address)]
+    listen: SocketAddr,
+}
 
 struct Echo;
 
@@ -15,8 +32,9 @@ impl DatagramProtocol for Echo {
 }
 
 fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
     let reactor = Reactor::new()?;
-    let port = reactor.listen_udp("127.0.0.1:9999", Echo)?;
+    let port = reactor.listen_udp(arguments.listen, Echo)?;
     println!("echoing on {}", port.local_addr()?);
     reactor.run()?;
     Ok(())

@@ -261,7 +261,9 @@ impl Inner {
             }
             Failure::Error(_) => {}
             Failure::Panic(panic) if !self.catch_panics => {
-                self.panic.set(Some(panic));
+                // The first one is let through; what it may have caused is not.
+                let first = self.panic.take().unwrap_or(panic);
+                self.panic.set(Some(first));
                 self.interrupted.set(true);
             }
             Failure::Panic(panic) if logged => {

@@ -101,14 +101,15 @@ impl Reactor {
         let inner = &*self.inner;
         let _running = inner.begin()?;
         while inner.collect_stop() == Stop::No && inner.is_alive() {
-            self.turn(None)?;
+            self.turn(None, Sleep::InAnyCase)?;
         }
         self.finish();
         Ok(())
     }
 
-    /// One turn of the loop, waiting for events for at most `timeout` (`None`: until there is
-    /// one). Tells whether anything is left that could call back.
+    /// One turn of the loop. Unless a posted call or a timer is due, it waits for events for at
+    /// most `timeout` (`None`: until there is one). Tells whether anything is left that could
+    /// call back.
     ///
     /// For programs that own their loop and visit this one; after a `stop` the turn is the
     /// closing of every port.
@@ -119,7 +120,7 @@ impl Reactor {
         let inner = &*self.inner;
         let _running = inner.begin()?;
         if inner.collect_stop() == Stop::No {
-            self.turn(timeout)?;
+            self.turn(timeout, Sleep::WithoutWork)?;
         }
         if inner.stop.get() != Stop::No {
             self.finish();
@@ -128,13 +129,13 @@ impl Reactor {
     }
 
     /// A turn of the loop: what DESIGN section 4 describes, in its order.
-    fn turn(&self, timeout: Option<Duration>) -> Result<(), RunError> {
+    fn turn(&self, timeout: Option<Duration>, sleep: Sleep) -> Result<(), RunError> {
         let inner = &self.inner;
         inner.core.borrow_mut().agenda.stats.turns += 1;
-        self.posted_calls();
-        self.due_timers();
+        let called = self.posted_calls() | self.due_timers();
         self.flush_dirty();
-        let events = self.poll(timeout)?;
+        let awake = called && sleep == Sleep::WithoutWork;
+        let events = self.poll(if awake { Some(Duration::ZERO) } else { timeout })?;
         self.dispatch(&events);
         inner.events.set(events);
         self.ready_ports();
@@ -144,12 +145,14 @@ impl Reactor {
         Ok(())
     }
 
-    fn posted_calls(&self) {
+    /// Tells, as `due_timers` does, whether anything was called.
+    fn posted_calls(&self) -> bool {
         let inner = &self.inner;
         let (remote, _) = inner.take_posted();
         let local = std::mem::take(&mut inner.core.borrow_mut().agenda.calls);
         let mut calls: VecDeque<Call> = local;
         calls.extend(remote.into_iter().map(|call| -> Call { call }));
+        let any = !calls.is_empty();
         while let Some(call) = calls.pop_front() {
             inner.core.borrow_mut().agenda.stats.calls += 1;
             inner.call(call);
@@ -158,22 +161,24 @@ impl Reactor {
                 let mut core = inner.core.borrow_mut();
                 calls.append(&mut core.agenda.calls);
                 core.agenda.calls = calls;
-                return;
+                break;
             }
         }
+        any
     }
 
-    fn due_timers(&self) {
+    fn due_timers(&self) -> bool {
         let inner = &self.inner;
+        let mut any = false;
         if inner.core.borrow().timers.is_empty() {
-            return;
+            return any;
         }
         let now = inner.now_ns();
         inner.core.borrow_mut().timers.begin_turn(now);
         while !inner.is_stopping() {
             let timer = {
                 let core = &mut *inner.core.borrow_mut();
-                let Some((_, deadline, timer)) = core.timers.pop_due() else { return };
+                let Some((_, deadline, timer)) = core.timers.pop_due() else { break };
                 let stats = &mut core.agenda.stats;
                 stats.timers_called += 1;
                 stats.max_timer_lateness_ns =
@@ -182,7 +187,9 @@ impl Reactor {
                 timer
             };
             timer.fire(inner, now);
+            any = true;
         }
+        any
     }
 
     fn flush_dirty(&self) {
@@ -269,15 +276,22 @@ impl Reactor {
     /// Tells user code what happened, in order, and closes the ports that are to be closed.
     fn notices(&self) {
         let inner = &self.inner;
-        let due = inner.core.borrow().agenda.notices.len();
-        for _ in 0..due {
+        let mut due = inner.core.borrow().agenda.notices.len();
+        while due > 0 {
+            due -= 1;
+            if inner.is_stopping() && !inner.is_shutting_down() {
+                return;
+            }
             let Some(notice) = inner.core.borrow_mut().agenda.notices.pop_front() else { return };
             match notice {
                 Notice::Refused(key, count) => {
-                    for _ in 0..count {
-                        inner.call_protocol(key, "connection_refused", |protocol, transport| {
-                            protocol.connection_refused(transport)
-                        });
+                    inner.call_protocol(key, "connection_refused", |protocol, transport| {
+                        protocol.connection_refused(transport)
+                    });
+                    if count > 1 {
+                        let rest = Notice::Refused(key, count - 1);
+                        inner.core.borrow_mut().agenda.notices.push_front(rest);
+                        due += 1;
                     }
                 }
                 Notice::NetworkError(key, error) => {
@@ -336,6 +350,15 @@ impl Reactor {
         }
         inner.resume_panic();
     }
+}
+
+/// When a turn may wait for events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sleep {
+    InAnyCase,
+    /// Not after a posted call or a timer: whoever drives the loop turn by turn wants to look at
+    /// what it did.
+    WithoutWork,
 }
 
 impl Drop for Reactor {

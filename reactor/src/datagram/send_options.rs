@@ -7,7 +7,7 @@ use crate::net::Control;
 
 /// What is asked of one datagram: where to, and what the port's options say otherwise.
 ///
-/// [`Datagram::reply`](crate::Datagram::reply) makes the one that answers a datagram.
+/// [`reply`](crate::DatagramInfo::reply) makes the one that answers a datagram.
 ///
 /// ```
 /// use strand_reactor::{Ecn, SendOptions};

@@ -422,7 +422,8 @@ impl Handle {
         F: FnOnce(&Self) -> R + 'static,
         R: CallbackResult + 'static,
     {
-        self.start_timer(delay, Once(Cell::new(Some(call))))
+        let deadline = self.now_ns().saturating_add(nanoseconds(delay));
+        self.start_timer(deadline, Once(Cell::new(Some(call))))
     }
 
     /// Calls `call` every `interval`, the first time one interval from now, with the number of
@@ -449,8 +450,9 @@ impl Handle {
         F: FnMut(&Self, u64) -> R + 'static,
         R: CallbackResult + 'static,
     {
+        let origin = self.now_ns();
         let grid = Rc::new(Grid {
-            origin: Cell::new(self.upgrade().map_or(0, |inner| inner.now_ns())),
+            origin: Cell::new(origin),
             counted: Cell::new(0),
             at_origin: Cell::new(at_origin),
         });
@@ -459,11 +461,15 @@ impl Handle {
             interval: nanoseconds(interval),
             grid: Rc::clone(&grid),
         };
-        let delay = if at_origin { Duration::ZERO } else { interval };
-        LoopingCall { call: self.start_timer(delay, repeating), interval, grid }
+        let first = if at_origin { origin } else { origin.saturating_add(repeating.interval) };
+        LoopingCall { call: self.start_timer(first, repeating), interval, grid }
     }
 
-    fn start_timer(&self, delay: Duration, call: impl TimerCall + 'static) -> DelayedCall {
+    fn now_ns(&self) -> u64 {
+        self.upgrade().map_or(0, |inner| inner.now_ns())
+    }
+
+    fn start_timer(&self, deadline: u64, call: impl TimerCall + 'static) -> DelayedCall {
         let timer: Rc<Timer> = Rc::new(Timer {
             status: Cell::new(Status::Pending),
             id: Cell::new(None),
@@ -471,9 +477,7 @@ impl Handle {
             call,
         });
         match self.upgrade() {
-            Some(inner) => {
-                schedule(&inner, &timer, inner.now_ns().saturating_add(nanoseconds(delay)));
-            }
+            Some(inner) => schedule(&inner, &timer, deadline),
             None => {
                 timer.close();
                 timer.discard();

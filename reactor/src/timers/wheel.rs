@@ -134,6 +134,7 @@ impl<T> Wheel<T> {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -188,6 +189,7 @@ impl<T> Wheel<T> {
         (node.generation == id.generation).then_some(node.deadline)
     }
 
+    #[cfg(test)]
     pub(crate) fn get(&self, id: TimerId) -> Option<&T> {
         let node = self.nodes.get(id.index as usize)?;
         node.value.as_ref().filter(|_| node.generation == id.generation)
