@@ -136,9 +136,12 @@ impl Reactor {
         self.flush_dirty();
         let awake = called && sleep == Sleep::WithoutWork;
         let events = self.poll(if awake { Some(Duration::ZERO) } else { timeout })?;
+        // A port that uses up its share of this turn while its event is dispatched goes on the list
+        // for the next.
+        let due = inner.core.borrow().agenda.ready.len();
         self.dispatch(&events);
         inner.events.set(events);
-        self.ready_ports();
+        self.ready_ports(due);
         self.notices();
         self.flush_dirty();
         inner.resume_panic();
@@ -255,9 +258,8 @@ impl Reactor {
         }
     }
 
-    fn ready_ports(&self) {
+    fn ready_ports(&self, due: usize) {
         let inner = &self.inner;
-        let due = inner.core.borrow().agenda.ready.len();
         for _ in 0..due {
             if inner.is_stopping() {
                 return;

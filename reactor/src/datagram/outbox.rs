@@ -132,12 +132,13 @@ impl Outbox {
     }
 
     /// What waits, as the socket takes it. `lent` are the receive buffers.
-    pub(crate) fn batch<'a>(&'a self, lent: &'a [u8]) -> SendBatch<'a> {
+    pub(crate) fn batch<'a>(&'a self, lent: &'a [u8], merge: bool) -> SendBatch<'a> {
         match &self.storage {
             Some(storage) => {
-                SendBatch { queue: &storage.queue[self.head..], own: &storage.bytes, lent }
+                let queue = &storage.queue[self.head..];
+                SendBatch { queue, own: &storage.bytes, lent, merge }
             }
-            None => SendBatch { queue: &[], own: &[], lent },
+            None => SendBatch { queue: &[], own: &[], lent, merge },
         }
     }
 
@@ -267,7 +268,7 @@ mod tests {
     }
 
     fn payloads(outbox: &Outbox, lent: &[u8]) -> Vec<Vec<u8>> {
-        let batch = outbox.batch(lent);
+        let batch = outbox.batch(lent, true);
         batch.queue.iter().map(|datagram| batch.payload(datagram).to_vec()).collect()
     }
 

@@ -25,6 +25,9 @@ const ERROR_BUDGET: usize = 64;
 /// floods a dead interface from inside one callback must not grow the process.
 const MAX_UNTOLD: usize = 1024;
 
+/// Datagrams sent without a report, after which a port that is told of reports merges runs.
+const MERGE_AFTER: u64 = 256;
+
 /// Whether a port is open; see [`DatagramTransport::state`](super::DatagramTransport::state).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortState {
@@ -84,6 +87,8 @@ pub(crate) struct Port {
     pub(crate) wants_error_queue: bool,
     /// Whether reports come by the error queue.
     pub(crate) error_queue: bool,
+    /// Datagrams sent since the last report, or since the port got its peer.
+    pub(crate) unreported: u64,
     pub(crate) outbox: Outbox,
     pub(crate) stash: Stash,
     pub(crate) max_datagram_size: usize,
@@ -139,6 +144,7 @@ impl Port {
             peer,
             wants_error_queue: error_queue,
             error_queue,
+            unreported: 0,
             outbox: Outbox::default(),
             stash: Stash::default(),
             max_datagram_size: tuning.max_datagram_size,
@@ -205,7 +211,7 @@ impl Port {
     /// Offers the outbox to the kernel until it is empty or the kernel has no room.
     pub(crate) fn flush(&mut self, agenda: &mut Agenda) {
         while !self.outbox.is_empty() {
-            let batch = self.outbox.batch(agenda.lent_to(self.key));
+            let batch = self.outbox.batch(agenda.lent_to(self.key), self.merges());
             let (result, pending) = offer(&*self.socket, &batch);
             if let Some(error) = pending {
                 self.error_met_by_send(error, agenda);
@@ -279,7 +285,15 @@ impl Port {
         self.pending_error(error, agenda);
     }
 
+    /// Whether runs of equal size may leave as one message. Where a host answers such a message
+    /// whole (loopback does), many refused datagrams come back as one report: a port that is told
+    /// of reports merges only once it has sent for a while without one.
+    pub(crate) fn merges(&self) -> bool {
+        self.capabilities.segmentation && (!self.error_queue || self.unreported >= MERGE_AFTER)
+    }
+
     fn count_sent(&mut self, count: usize, bytes: usize) {
+        self.unreported += count as u64;
         self.stats.batches_out += 1;
         self.stats.datagrams_out += count as u64;
         self.stats.bytes_out += bytes as u64;
@@ -404,6 +418,7 @@ impl Port {
     }
 
     fn queued_error(&mut self, report: QueuedError, agenda: &mut Agenda) {
+        self.unreported = 0;
         let mtu = match report.origin {
             // The send that met it failed with the same error, and its writer is told that.
             Origin::Local | Origin::Other => return,

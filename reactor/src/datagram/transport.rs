@@ -367,6 +367,7 @@ impl Port {
         // The kernel reads 0.0.0.0 as this host.
         self.peer = Some(self.socket.peer_addr().unwrap_or(admitted));
         self.local_port = 0;
+        self.unreported = 0;
         if self.capabilities.error_queue && !self.error_queue {
             // Where it is refused, refusals come as pending errors: fewer, but not none.
             self.error_queue = self.socket.set_option(SocketOption::ErrorQueue, 1).is_ok();

@@ -172,9 +172,10 @@ impl DatagramTransport {
                         }
                     }
                 }
-                let count = match port
-                    .send_now(&SendBatch { queue: &queue, own: &own, lent: &[] }, agenda)
-                {
+                let count = match port.send_now(
+                    &SendBatch { queue: &queue, own: &own, lent: &[], merge: port.merges() },
+                    agenda,
+                ) {
                     Ok(count) => count,
                     Err(error) if sent == 0 => return Err(error),
                     Err(_) => return Ok(sent),
@@ -244,7 +245,7 @@ impl DatagramTransport {
                 }
             }
             let payload = in_place(payload, port.key, agenda);
-            let merges = port.capabilities.segmentation;
+            let merges = port.merges();
             port.outbox.push(&payload, to, control, completion.take(), merges, &mut agenda.spares);
             agenda.queued += 1;
             port.make_dirty(agenda);
@@ -268,7 +269,10 @@ impl DatagramTransport {
                 return Err(WriteError::WouldBlock);
             }
             let queue = [outgoing(0, payload.len(), to)];
-            port.send_now(&SendBatch { queue: &queue, own: payload, lent: &[] }, agenda)?;
+            port.send_now(
+                &SendBatch { queue: &queue, own: payload, lent: &[], merge: false },
+                agenda,
+            )?;
             Ok(payload.len())
         })
         .unwrap_or(Err(WriteError::Closed))

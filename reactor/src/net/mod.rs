@@ -233,6 +233,8 @@ pub(crate) struct SendBatch<'a> {
     pub(crate) queue: &'a [Outgoing],
     pub(crate) own: &'a [u8],
     pub(crate) lent: &'a [u8],
+    /// Whether runs of equal size to one peer may leave as one message (`UDP_SEGMENT`).
+    pub(crate) merge: bool,
 }
 
 impl<'a> SendBatch<'a> {

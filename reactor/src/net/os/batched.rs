@@ -336,7 +336,7 @@ impl Batched {
         mut outbound: Outbound<'h, 'p>,
         runs: &mut [u16; sys::BATCH],
     ) -> io::Result<Outbound<'h, 'p>> {
-        let bound = self.segment_bound.get();
+        let bound = if batch.merge { self.segment_bound.get() } else { 0 };
         let mut rest = &batch.queue[from..];
         while let Some(first) = rest.first()
             && outbound.len() < sys::BATCH

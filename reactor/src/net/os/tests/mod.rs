@@ -136,7 +136,7 @@ impl Letters {
     }
 
     fn batch(&self) -> SendBatch<'_> {
-        SendBatch { queue: &self.queue, own: &self.own, lent: &[] }
+        SendBatch { queue: &self.queue, own: &self.own, lent: &[], merge: true }
     }
 }
 

@@ -210,7 +210,7 @@ fn payloads_come_from_two_places() {
     let to = Some(b.local_addr().unwrap());
     let outgoing = |start, lent| Outgoing { start, len: 2, lent, to, control: Control::default() };
     let queue = [outgoing(0, false), outgoing(2, false), outgoing(4, true), outgoing(0, true)];
-    let batch = SendBatch { queue: &queue, own: b"aabb", lent: b"ddxxcc" };
+    let batch = SendBatch { queue: &queue, own: b"aabb", lent: b"ddxxcc", merge: true };
     assert_eq!(a.send(&batch).unwrap(), 4);
     let payloads: Vec<_> = bench.arrivals(&*b, 4).into_iter().map(|d| d.payload).collect();
     assert_eq!(payloads, [b"aa", b"bb", b"cc", b"dd"]);

@@ -1,0 +1,210 @@
+//! What tests of ports have in common.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `mod.rs` | [`Setup`]: a way of opening, a family and a socket path; the matrix of them |
+//! | `lab.rs` | [`Lab`]: a reactor that a test drives, with a watchdog |
+//! | `recorder.rs` | [`Recorder`]: a protocol that logs what it is told, with hooks |
+//! | `peer.rs` | [`Peer`] and [`Deaf`]: the other end, on plain sockets |
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
+
+mod lab;
+mod peer;
+mod recorder;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use strand_reactor::{DatagramProtocol, DatagramTransport, Family, Handle, UdpOptions};
+
+pub use lab::Lab;
+pub use peer::{Deaf, Peer};
+pub use recorder::{Event, Log, Recorder};
+
+/// A test that has waited for this long has failed. Nothing is ever timed by it.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a port comes to its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `listen_udp`.
+    Listen,
+    /// `adopt_datagram_port`.
+    Adopt,
+    /// `adopt_datagram_port_shared`; the original is closed at once.
+    Shared,
+}
+
+/// One combination of the matrix.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub way: Way,
+    pub family: Family,
+    /// Whether the reactor uses the sockets of systems without batched calls.
+    pub portable: bool,
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.portable { "portable" } else { "batched" };
+        write!(f, "{:?}/{:?}/{path}", self.way, self.family)
+    }
+}
+
+/// Runs `behaviour` in every combination of way, family and path.
+#[track_caller]
+pub fn everywhere(behaviour: impl Fn(&Setup)) {
+    in_each(Setup::all(), behaviour);
+}
+
+/// Runs `behaviour` with `listen_udp` alone, over families and paths.
+#[track_caller]
+pub fn listening(behaviour: impl Fn(&Setup)) {
+    in_each(Setup::all().filter(|s| s.way == Way::Listen), behaviour);
+}
+
+/// Runs `behaviour` with every way and family, on the batched path alone.
+#[track_caller]
+pub fn batched(behaviour: impl Fn(&Setup)) {
+    in_each(Setup::all().filter(|s| !s.portable), behaviour);
+}
+
+/// Runs `behaviour` in every combination of `setups` and names those in which it fails.
+#[track_caller]
+pub fn in_each(setups: impl Iterator<Item = Setup>, behaviour: impl Fn(&Setup)) {
+    let mut failed = Vec::new();
+    for setup in setups {
+        if catch_unwind(AssertUnwindSafe(|| behaviour(&setup))).is_err() {
+            eprintln!("that was {setup}");
+            failed.push(setup.to_string());
+            if failed.len() == 4 {
+                failed.push("and perhaps more".to_owned());
+                break;
+            }
+        }
+    }
+    assert!(failed.is_empty(), "fails with {}", failed.join(", "));
+}
+
+/// For a completion that must not run.
+pub fn never<T>(_: T) {
+    panic!("called");
+}
+
+/// Whether IPv6 can be used on this host's loopback; says so if not.
+pub fn has_ipv6() -> bool {
+    match UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_) => true,
+        Err(error) => {
+            println!("skipped for IPv6: ::1 cannot be bound: {error}");
+            false
+        }
+    }
+}
+
+impl Setup {
+    /// Every combination that this host allows.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let families: &[Family] = match has_ipv6() {
+            true => &[Family::V4, Family::V6Only, Family::Dual],
+            false => &[Family::V4],
+        };
+        let mut all = Vec::new();
+        for way in [Way::Listen, Way::Adopt, Way::Shared] {
+            for family in families {
+                all.extend([false, true].map(|portable| Self { way, family: *family, portable }));
+            }
+        }
+        all.into_iter()
+    }
+
+    /// The plainest combination, for what does not depend on any of the three.
+    pub fn plain() -> Self {
+        Self { way: Way::Listen, family: Family::V4, portable: false }
+    }
+
+    /// The same combination on the other way.
+    pub fn by(self, way: Way) -> Self {
+        Self { way, ..self }
+    }
+
+    /// Where ports are bound: a dual-stack one to every address.
+    pub fn bind_ip(&self) -> IpAddr {
+        match self.family {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6Only => Ipv6Addr::LOCALHOST.into(),
+            Family::Dual => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    /// Where peers are, and where they reach a port: a dual-stack one is met over IPv4.
+    pub fn peer_ip(&self) -> IpAddr {
+        match self.family {
+            Family::V4 | Family::Dual => Ipv4Addr::LOCALHOST.into(),
+            Family::V6Only => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+
+    /// Where peers reach `port`.
+    #[track_caller]
+    pub fn reach(&self, port: &DatagramTransport) -> SocketAddr {
+        SocketAddr::new(self.peer_ip(), port.local_addr().unwrap().port())
+    }
+
+    /// An address as the port shows it.
+    pub fn shown(&self, address: SocketAddr) -> SocketAddr {
+        match (self.family, address.ip()) {
+            (Family::Dual, IpAddr::V4(ip)) => {
+                SocketAddr::new(ip.to_ipv6_mapped().into(), address.port())
+            }
+            _ => address,
+        }
+    }
+
+    pub fn options(&self) -> UdpOptions {
+        UdpOptions::new((self.bind_ip(), 0)).family(self.family)
+    }
+
+    /// A reactor of the right path, with nothing in it.
+    pub fn lab(&self) -> Lab {
+        Lab::new(*self)
+    }
+
+    /// A peer of the right family.
+    pub fn peer(&self) -> Peer {
+        Peer::bind(self.peer_ip())
+    }
+
+    /// A bound blocking socket such as another program would leave behind.
+    pub fn socket(&self) -> Socket {
+        let socket = self.unbound_socket();
+        socket.bind(&SocketAddr::new(self.bind_ip(), 0).into()).unwrap();
+        socket
+    }
+
+    pub fn unbound_socket(&self) -> Socket {
+        let domain = if self.family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        if self.family != Family::V4 {
+            socket.set_only_v6(self.family == Family::V6Only).unwrap();
+        }
+        socket
+    }
+
+    /// Opens a port in this way.
+    #[track_caller]
+    pub fn open(
+        &self,
+        handle: &Handle,
+        protocol: impl DatagramProtocol + 'static,
+    ) -> DatagramTransport {
+        match self.way {
+            Way::Listen => handle.listen_udp(self.options(), protocol).unwrap(),
+            Way::Adopt => handle.adopt_datagram_port(self.socket(), protocol).unwrap(),
+            Way::Shared => handle.adopt_datagram_port_shared(self.socket(), protocol).unwrap(),
+        }
+    }
+}
