@@ -1,5 +1,6 @@
-//! Strand.
+#![doc = include_str!("crate.md")]
 #![deny(unsafe_code)]
+#![doc(test(attr(deny(warnings))))]
 
 mod activation;
 mod address;
@@ -7,6 +8,7 @@ mod agenda;
 mod callback;
 mod datagram;
 mod error;
+pub mod guide;
 mod handle;
 mod inner;
 mod net;

@@ -444,6 +444,7 @@ fn a_signal_does_not_disturb_a_sleeping_loop() {
         let all = tasks.flatten().all(|task| {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
             let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            assert_ne!(state, Some('Z'), "the child has ended");
             state.is_some_and(is)
         });
         if all {

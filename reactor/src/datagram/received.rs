@@ -104,12 +104,33 @@ impl DatagramInfo {
     /// [`Metadata::DESTINATION`](crate::Metadata::DESTINATION) only the destination is set; on a
     /// connected port that is left out, too.
     ///
-    /// ```no_run
-    /// # use strand_reactor::{Datagram, DatagramTransport};
-    /// # fn received(transport: &DatagramTransport, datagram: Datagram<'_>) -> anyhow::Result<()> {
-    /// transport.write_with(b"pong", &datagram.reply())?;
-    /// # Ok(())
-    /// # }
+    /// ```
+    /// use std::net::UdpSocket;
+    /// use strand_reactor::*;
+    ///
+    /// struct Pong;
+    /// impl DatagramProtocol for Pong {
+    ///     fn datagram_received(
+    ///         &mut self,
+    ///         transport: &DatagramTransport,
+    ///         datagram: Datagram<'_>,
+    ///     ) -> anyhow::Result<()> {
+    ///         Ok(transport.write_with(b"pong", &datagram.reply())?)
+    ///     }
+    /// }
+    ///
+    /// let reactor = Reactor::new()?;
+    /// let options = UdpOptions::parse("0.0.0.0:0")?.metadata(Metadata::DESTINATION);
+    /// let port = reactor.listen_udp(options, Pong)?;
+    /// // A connected socket hears only the address that it asked.
+    /// let client = UdpSocket::bind("127.0.0.1:0")?;
+    /// client.connect(("127.0.0.1", port.local_addr()?.port()))?;
+    /// client.send(b"ping")?;
+    /// while port.stats()?.datagrams_out == 0 {
+    ///     reactor.iterate(None)?;
+    /// }
+    /// assert_eq!(client.recv(&mut [0; 8])?, 4);
+    /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn reply(&self) -> SendOptions {
         let own = |ip: &IpAddr| {

@@ -34,7 +34,7 @@ use crate::error::ListenError;
 /// # }
 /// let reactor = Reactor::new()?;
 /// let script = Script::new();
-/// let port = script.listen(&reactor, "127.0.0.1:9", Echo)?;
+/// script.listen(&reactor, "127.0.0.1:9", Echo)?;
 /// script.receive("192.0.2.1:7".parse()?, b"ping");
 /// reactor.iterate(None)?;
 /// assert_eq!(script.sent()[0].payload, b"ping");
