@@ -228,6 +228,10 @@ impl Port {
             };
         }
         if request == GroupRequest::JoinSource {
+            if target.group.is_ipv6() && !before.is_empty() {
+                // Linux would add the source to any of these.
+                return Err(MulticastError::NotOneInterface);
+            }
             // Which interface the kernel will take is its secret until then; one with a membership
             // of the other kind would have that replaced.
             for &interface in &before {

@@ -89,7 +89,8 @@ impl DatagramTransport {
     /// whoever sends them. A port may join many groups, and a group on many interfaces.
     ///
     /// [`Interface::All`] joins on each interface that is up and multicast-capable now, save where
-    /// the group is joined already; one that comes later is not joined by itself.
+    /// the group is joined already; one that comes later is not joined by itself. On
+    /// [`Interface::Default`] Linux takes an IPv6 group for joined that is joined on any interface.
     ///
     /// ```
     /// # use strand_reactor::*;
