@@ -335,3 +335,19 @@ fn with_no_route_the_default_interface_is_an_error() {
     assert!(network.b.ask("join p 239.1.2.3 default").contains("no route"));
     assert!(network.b.ask("join p 239.1.2.3 all").contains("no route"));
 }
+
+#[test]
+fn interfaces_are_listed_with_addresses_and_flags_up_or_down() {
+    let Some(mut network) = Network::make() else { return };
+    assert_eq!(network.a.ask("interface list lo"), "up loopback 127.0.0.1/8 ::1/128");
+    let addresses = "198.51.100.1/24 (198.51.100.255)";
+    assert_eq!(
+        network.a.ask("interface list eth1"),
+        format!("up multicast broadcast {addresses} 2001:db8:2::1/64 fe80::1/64")
+    );
+    network.link("a", "eth1", "down");
+    let down = network.a.ask("interface list eth1");
+    assert_eq!(down, format!("multicast broadcast {addresses}"));
+    network.remove("a", "eth1");
+    assert!(network.a.ask("interface list eth1").contains("no interface"));
+}

@@ -13,6 +13,7 @@
 //! queue PORT ADDRESS TEXT     written by the loop; answers what write_failed was told
 //! hear PORT                   the next datagram
 //! reply PORT TEXT             to the last one heard
+//! interface list NAME         what interfaces() tells of it
 //! ```
 
 use std::cell::RefCell;
@@ -186,6 +187,9 @@ impl Ports {
         let ok = || Ok("ok".to_owned());
         let address = |text: &str| -> anyhow::Result<IpAddr> { Ok(text.parse()?) };
         let (command, name) = (words[0], words[1]);
+        if command == "interface" {
+            return self.interface(words[2]);
+        }
         if let "multicast" | "udp" = command {
             self.listen(command, name, words[2])?;
             return ok();
@@ -252,6 +256,27 @@ impl Ports {
             _ => return Err(anyhow!("no such command")),
         }
         ok()
+    }
+
+    fn interface(&self, name: &str) -> anyhow::Result<String> {
+        let interfaces = self.reactor.interfaces()?;
+        let found = interfaces.iter().find(|one| one.name() == name).context("no interface")?;
+        let mut line = String::new();
+        for (on, flag) in [
+            (found.is_up(), "up "),
+            (found.is_loopback(), "loopback "),
+            (found.is_multicast(), "multicast "),
+            (found.is_broadcast(), "broadcast "),
+        ] {
+            line.push_str(if on { flag } else { "" });
+        }
+        for address in found.addresses() {
+            line.push_str(&format!("{}/{} ", address.ip(), address.prefix_len()));
+            if let Some(broadcast) = address.broadcast() {
+                line.push_str(&format!("({broadcast}) "));
+            }
+        }
+        Ok(line.trim_end().to_owned())
     }
 
     fn listen(&mut self, kind: &str, name: &str, address: &str) -> anyhow::Result<()> {

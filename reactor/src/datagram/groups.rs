@@ -62,7 +62,7 @@ impl Joined {
 }
 
 impl GroupRequest {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Join => "join_group",
             Self::Leave => "leave_group",
@@ -364,5 +364,131 @@ fn refused(
         Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP) => MulticastError::Unsupported { name },
         _ if error.kind() == io::ErrorKind::Unsupported => MulticastError::Unsupported { name },
         _ => MulticastError::Io { name, source: error },
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::datagram::{Metadata, Tuning};
+    use crate::net::script::Script;
+    use crate::slots::Slots;
+
+    const GROUP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(239, 1, 2, 3));
+
+    /// Interfaces 2 to 4 are up and carry multicast.
+    fn present() -> Vec<NetworkInterface> {
+        let flags = (libc::IFF_UP | libc::IFF_MULTICAST) as u32;
+        let interface = |index| NetworkInterface {
+            index,
+            name: format!("eth{index}"),
+            flags,
+            addresses: Vec::new(),
+        };
+        (2..=4).map(interface).collect()
+    }
+
+    /// A port on a system that does not tell memberships.
+    fn port() -> (Port, Script) {
+        let script = Script::new();
+        let socket = script.socket(Family::V4, Metadata::NONE);
+        let key = Slots::<()>::new().next_key();
+        (Port::new(key, socket, None, false, Tuning::default(), Rc::from("test"), None), script)
+    }
+
+    fn change(port: &mut Port, request: GroupRequest, on: Interface) -> Result<(), MulticastError> {
+        let target = Target::new(GROUP, None, Family::V4).unwrap();
+        port.change_membership(request, target, &on, &present())
+    }
+
+    /// What was asked for since the last time.
+    fn asked(script: &Script, seen: &mut usize) -> Vec<(&'static str, u32)> {
+        let changes = script.group_changes();
+        let new =
+            changes[*seen..].iter().map(|change| (change.request, change.interface)).collect();
+        *seen = changes.len();
+        new
+    }
+
+    #[test]
+    fn a_failure_on_one_of_all_interfaces_takes_the_others_back() {
+        let (mut port, script) = port();
+        for errno in [0, 0, libc::ENOBUFS] {
+            script.answer_group_change(errno);
+        }
+        let error = change(&mut port, GroupRequest::Join, Interface::All).unwrap_err();
+        assert!(matches!(error, MulticastError::TooMany { .. }), "{error}");
+        let joins = [("join_group", 2), ("join_group", 3), ("join_group", 4)];
+        let leaves = [("leave_group", 2), ("leave_group", 3)];
+        let mut seen = 0;
+        assert_eq!(asked(&script, &mut seen), [&joins[..], &leaves[..]].concat());
+        // Nothing is remembered of it.
+        let error = change(&mut port, GroupRequest::Leave, Interface::All).unwrap_err();
+        assert!(matches!(error, MulticastError::NotJoined { .. }), "{error}");
+        assert_eq!(asked(&script, &mut seen), []);
+    }
+
+    #[test]
+    fn all_leaves_what_it_joined_and_what_was_not_left_before() {
+        let (mut port, script) = port();
+        // 3 was joined by its index before.
+        for errno in [0, libc::EADDRINUSE, 0] {
+            script.answer_group_change(errno);
+        }
+        change(&mut port, GroupRequest::Join, Interface::All).unwrap();
+        let mut seen = 3;
+        change(&mut port, GroupRequest::Leave, Interface::All).unwrap();
+        assert_eq!(asked(&script, &mut seen), [("leave_group", 2), ("leave_group", 4)]);
+
+        change(&mut port, GroupRequest::Join, Interface::All).unwrap();
+        seen += 3;
+        script.answer_group_change(libc::EADDRNOTAVAIL);
+        change(&mut port, GroupRequest::Leave, Interface::All).unwrap();
+        let all = [("leave_group", 2), ("leave_group", 3), ("leave_group", 4)];
+        assert_eq!(asked(&script, &mut seen), all);
+    }
+
+    #[test]
+    fn interfaces_that_are_gone_or_left_are_no_failure_of_leaving_all() {
+        let (mut port, script) = port();
+        change(&mut port, GroupRequest::Join, Interface::All).unwrap();
+        for errno in [libc::ENODEV, libc::EADDRNOTAVAIL, libc::EADDRNOTAVAIL] {
+            script.answer_group_change(errno);
+        }
+        change(&mut port, GroupRequest::Leave, Interface::All).unwrap();
+        change(&mut port, GroupRequest::Join, Interface::All).unwrap();
+    }
+
+    #[test]
+    fn without_the_systems_list_of_memberships_the_default_is_its_choice() {
+        let (mut port, script) = port();
+        change(&mut port, GroupRequest::Join, Interface::Default).unwrap();
+        change(&mut port, GroupRequest::Leave, Interface::Default).unwrap();
+        assert_eq!(asked(&script, &mut 0), [("join_group", 0), ("leave_group", 0)]);
+    }
+
+    #[test]
+    fn each_refusal_of_the_system_is_told_apart() {
+        use GroupRequest::{Join, Leave};
+        use MulticastError as E;
+        for (errno, request, on, expected) in [
+            (libc::EADDRINUSE, Join, 2, E::AlreadyJoined { group: GROUP }),
+            (libc::EADDRNOTAVAIL, Leave, 2, E::NotJoined { group: GROUP }),
+            (libc::ENODEV, Join, 2, E::UnknownInterface { interface: Interface::Index(2) }),
+            (libc::ENODEV, Join, 0, E::NoInterface { group: GROUP }),
+            (libc::ENOPROTOOPT, Join, 2, E::Unsupported { name: "join_group" }),
+        ] {
+            let (mut port, script) = port();
+            script.answer_group_change(errno);
+            let error = change(&mut port, request, Interface::Index(on)).unwrap_err();
+            assert_eq!(error.to_string(), expected.to_string());
+        }
+        let (mut port, script) = port();
+        script.answer_group_change(libc::EPERM);
+        let error = change(&mut port, Join, Interface::Index(2)).unwrap_err();
+        assert!(matches!(error, E::Io { name: "join_group", .. }), "{error}");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 }
