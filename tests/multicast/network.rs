@@ -81,6 +81,9 @@ impl Namespaces {
     fn make() -> Result<Self, String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        if !std::path::Path::new("/proc/net/if_inet6").exists() {
+            return Err("this system has no IPv6".to_owned());
+        }
         // Dropped on failure, which removes what was made.
         let made = Self { prefix: format!("strand-{}-{count}", std::process::id()) };
         let hub = made.name("hub");
@@ -90,8 +93,17 @@ impl Namespaces {
             ip(&format!("-n {hub} link add {bridge} type bridge mcast_snooping 0"))?;
             ip(&format!("-n {hub} link set {bridge} up"))?;
         }
+        // Whoever may do this may do the rest.
+        if let Err(reason) = made.connect(&hub) {
+            panic!("{reason}");
+        }
+        Ok(made)
+    }
+
+    /// Makes the hosts, and joins them to the bridges of the hub.
+    fn connect(&self, hub: &str) -> Result<(), String> {
         for (number, host) in HOSTS.iter().enumerate() {
-            let namespace = made.name(host);
+            let namespace = self.name(host);
             ip(&format!("netns add {namespace}"))?;
             ip(&format!("-n {namespace} link set lo up"))?;
             for (interface, bridge, net) in
@@ -108,13 +120,13 @@ impl Namespaces {
                 ip(&format!(
                     "-n {namespace} addr add {net}.{number}/24 broadcast {net}.255 dev {interface}"
                 ))?;
-                made.addresses_v6(host, interface)?;
+                self.addresses_v6(host, interface)?;
             }
             // Where groups and 255.255.255.255 go unless an interface is chosen.
             ip(&format!("-n {namespace} route add default dev eth0"))?;
             ip(&format!("-n {namespace} -6 route add multicast ff15::/16 dev eth0 table local"))?;
         }
-        Ok(made)
+        Ok(())
     }
 
     fn name(&self, host: &str) -> String {
