@@ -32,6 +32,13 @@ impl Handle {
 }
 
 /// A network interface of the host, as [`Handle::interfaces`] found it.
+///
+/// ```
+/// let interfaces = strand_reactor::Reactor::new()?.interfaces()?;
+/// let loopback = interfaces.iter().find(|interface| interface.is_loopback()).unwrap();
+/// assert!(loopback.has_address("127.0.0.1".parse().unwrap()));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkInterface {
     pub(crate) index: u32,
@@ -41,6 +48,15 @@ pub struct NetworkInterface {
 }
 
 /// An address of a network interface.
+///
+/// ```
+/// let interfaces = strand_reactor::Reactor::new()?.interfaces()?;
+/// let addresses = interfaces.iter().flat_map(|interface| interface.addresses());
+/// for address in addresses.filter(|address| address.broadcast().is_some()) {
+///     assert!(address.ip().is_ipv4() && address.prefix_len() <= 32);
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceAddress {
     pub(crate) ip: IpAddr,

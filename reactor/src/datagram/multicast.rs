@@ -12,7 +12,28 @@ use crate::Handle;
 use crate::error::{ListenError, MulticastError, OptionError};
 use crate::net::{GroupRequest, SocketOption};
 
-/// Which sources of a group a port hears on an interface (RFC 3376, section 3.1).
+/// Which sources of a group a port hears on an interface (RFC 3376, section 3.1); what
+/// [`source_filter`](DatagramTransport::source_filter) reads.
+///
+/// ```
+/// # use strand_reactor::*;
+/// # use std::net::{IpAddr, Ipv4Addr};
+/// # struct P;
+/// # impl DatagramProtocol for P {
+/// #     fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>)
+/// #     -> anyhow::Result<()> { Ok(()) }
+/// # }
+/// # if !cfg!(target_os = "linux") { return Ok(()) }
+/// let reactor = Reactor::new()?;
+/// let port = reactor.listen_multicast(0, P)?;
+/// let (group, lo) = ([239, 1, 2, 3], Ipv4Addr::LOCALHOST);
+/// assert_eq!(port.source_filter(group, lo)?, None);
+/// port.join_group(group, lo)?;
+/// port.block_source(group, [192, 0, 2, 7], lo)?;
+/// let blocked = IpAddr::from([192, 0, 2, 7]);
+/// assert_eq!(port.source_filter(group, lo)?, Some(SourceFilter::Exclude(vec![blocked])));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceFilter {
     /// These alone: the group was joined by [`join_source`](DatagramTransport::join_source).

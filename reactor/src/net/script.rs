@@ -56,6 +56,23 @@ pub struct Sent {
 }
 
 /// A change of a group membership that a script was asked for.
+///
+/// ```
+/// use strand_reactor::testing::Script;
+/// # use strand_reactor::*;
+/// # struct P;
+/// # impl DatagramProtocol for P {
+/// #     fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>)
+/// #     -> anyhow::Result<()> { Ok(()) }
+/// # }
+/// let reactor = Reactor::new()?;
+/// let script = Script::new();
+/// let port = script.listen(&reactor, "0.0.0.0:9", P)?;
+/// port.join_group([239, 1, 2, 3], Interface::Default)?;
+/// let change = &script.group_changes()[0];
+/// assert_eq!((change.request, change.interface), ("join_group", 0));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupChange {
