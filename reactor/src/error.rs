@@ -1,6 +1,8 @@
 //! The errors a caller can act on. `io::Error` stays what it is wherever the kernel spoke; it is
 //! then the [`source`](std::error::Error::source) of one of these.
 
+mod multicast;
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
@@ -8,6 +10,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::datagram::Family;
+
+pub use multicast::MulticastError;
 
 /// Text that is not an address and port; see [`parse_address`](crate::parse_address).
 ///

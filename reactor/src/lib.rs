@@ -11,6 +11,7 @@ mod error;
 pub mod guide;
 mod handle;
 mod inner;
+mod interfaces;
 mod net;
 mod reactor;
 mod slots;
@@ -23,14 +24,15 @@ pub use address::parse_address;
 pub use callback::CallbackResult;
 pub use datagram::{
     Capabilities, Datagram, DatagramInfo, DatagramKey, DatagramProtocol, DatagramTransport, Ecn,
-    Family, Metadata, PathMtu, PortState, ProtocolBorrowed, QueuePolicy, ReadDatagram, SendOptions,
-    UdpOptions,
+    Family, Interface, Metadata, PathMtu, PortState, ProtocolBorrowed, QueuePolicy, ReadDatagram,
+    SendOptions, SourceFilter, UdpOptions,
 };
 pub use error::{
-    AddressError, AdoptError, Closed, ConnectError, ListenError, NetworkError, OptionError,
-    RunError, StopReason, TimerError, WriteError, WriteFailure,
+    AddressError, AdoptError, Closed, ConnectError, ListenError, MulticastError, NetworkError,
+    OptionError, RunError, StopReason, TimerError, WriteError, WriteFailure,
 };
 pub use handle::Handle;
+pub use interfaces::{InterfaceAddress, NetworkInterface};
 pub use reactor::{Builder, Reactor};
 pub use stats::{PortStats, ReactorStats};
 pub use threads::{ReactorGone, Remote};
@@ -44,5 +46,5 @@ pub mod os {
 /// For tests of the reactor, and of protocols on it (feature `testing`).
 #[cfg(feature = "testing")]
 pub mod testing {
-    pub use crate::net::script::{Script, SendStep, Sent};
+    pub use crate::net::script::{GroupChange, Script, SendStep, Sent};
 }

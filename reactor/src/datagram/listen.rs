@@ -90,7 +90,7 @@ impl Handle {
         self.open_udp(options.try_into().map_err(Into::into)?, Some(peer), Box::new(protocol))
     }
 
-    fn open_udp(
+    pub(super) fn open_udp(
         &self,
         options: UdpOptions,
         peer: Option<SocketAddr>,
@@ -104,7 +104,8 @@ impl Handle {
             .borrow_mut()
             .open_datagram(&spec, key.token(Kind::Datagram))
             .map_err(|error| listen_error(error, &spec))?;
-        let label = label(&*socket, tuning.label.take(), "udp");
+        let kind = if tuning.multicast { "multicast" } else { "udp" };
+        let label = label(&*socket, tuning.label.take(), kind);
         let error_queue = spec.options.contains(&(SocketOption::ErrorQueue, 1));
         let mut port = Port::new(key, socket, None, error_queue, tuning, label, Some(0));
         if let Some(peer) = peer {

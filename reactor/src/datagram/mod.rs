@@ -4,11 +4,16 @@
 //! one by one, to the [`protocol`]; what that writes through its [`transport`] ([`writing`])
 //! collects in the port's [`outbox`], which [`port`] flushes to the socket. [`listen`] opens ports,
 //! [`options`] and [`settings`] say how they behave, [`received`] is what a protocol sees.
+//! [`multicast`] opens ports for groups and joins them: [`groups`] minds the memberships, and
+//! [`interface`] says where.
 
 mod delivery;
 mod family;
+mod groups;
+mod interface;
 mod listen;
 mod metadata;
+mod multicast;
 mod options;
 mod outbox;
 mod port;
@@ -22,7 +27,9 @@ mod writing;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 pub use family::Family;
+pub use interface::Interface;
 pub use metadata::{Capabilities, Ecn, Metadata};
+pub use multicast::SourceFilter;
 pub use options::{PathMtu, QueuePolicy, UdpOptions};
 pub use port::PortState;
 pub use protocol::{DatagramProtocol, ProtocolBorrowed};

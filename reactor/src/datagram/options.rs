@@ -98,6 +98,8 @@ pub(crate) struct Tuning {
     pub(crate) queue_bytes: usize,
     pub(crate) queue_policy: QueuePolicy,
     pub(crate) label: Option<String>,
+    /// Opened by `listen_multicast`.
+    pub(crate) multicast: bool,
 }
 
 impl Default for Tuning {
@@ -111,6 +113,7 @@ impl Default for Tuning {
             queue_bytes: 1 << 20,
             queue_policy: QueuePolicy::Error,
             label: None,
+            multicast: false,
         }
     }
 }
@@ -321,6 +324,9 @@ impl UdpOptions {
         }
         if let Some(hops) = self.ttl {
             options.push((SocketOption::Ttl, check_ttl(hops)?));
+            if tuning.multicast {
+                options.push((SocketOption::MulticastTtl, hops));
+            }
         }
         if let Some(byte) = self.tos {
             options.push((SocketOption::Tos, byte.into()));
@@ -343,6 +349,7 @@ impl UdpOptions {
             bind: self.address,
             reuse_address: self.reuse_address,
             reuse_port: self.reuse_port,
+            multicast: tuning.multicast,
             device: self.device,
             metadata: tuning.metadata,
             options,

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::groups::Joined;
 use super::outbox::Outbox;
 use super::received::DatagramInfo;
 use super::{
@@ -91,6 +92,9 @@ pub(crate) struct Port {
     pub(crate) unreported: u64,
     pub(crate) outbox: Outbox,
     pub(crate) stash: Stash,
+    /// Opened by `listen_multicast`.
+    pub(crate) multicast: bool,
+    pub(crate) joined: Joined,
     pub(crate) max_datagram_size: usize,
     pub(crate) batch_size: usize,
     pub(crate) queue_datagrams: usize,
@@ -147,6 +151,8 @@ impl Port {
             unreported: 0,
             outbox: Outbox::default(),
             stash: Stash::default(),
+            multicast: tuning.multicast,
+            joined: Joined::default(),
             max_datagram_size: tuning.max_datagram_size,
             batch_size: tuning.batch_size,
             queue_datagrams: tuning.queue_datagrams,

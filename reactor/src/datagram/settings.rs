@@ -9,20 +9,25 @@ use crate::error::OptionError;
 use crate::net::SocketOption;
 
 impl DatagramTransport {
-    fn setting<R>(
+    pub(super) fn setting<R>(
         &self,
         work: impl FnOnce(&mut Port) -> Result<R, OptionError>,
     ) -> Result<R, OptionError> {
         self.with(|port, _, _| work(port)).unwrap_or(Err(OptionError::Closed))
     }
 
-    fn get(&self, option: SocketOption, name: &'static str) -> Result<u32, OptionError> {
+    pub(super) fn get(&self, option: SocketOption, name: &'static str) -> Result<u32, OptionError> {
         self.setting(|port| {
             port.socket.option(option).map_err(|source| OptionError::from_io(name, source))
         })
     }
 
-    fn set(&self, option: SocketOption, name: &'static str, value: u32) -> Result<(), OptionError> {
+    pub(super) fn set(
+        &self,
+        option: SocketOption,
+        name: &'static str,
+        value: u32,
+    ) -> Result<(), OptionError> {
         self.setting(|port| {
             port.socket
                 .set_option(option, value)
@@ -57,7 +62,8 @@ impl DatagramTransport {
     }
 
     /// Sets the TTL or hop limit of unicast datagrams, 1 to 255; of both families on a dual-stack
-    /// port.
+    /// port. On a port opened by [`listen_multicast`](crate::Handle::listen_multicast) it sets that
+    /// of datagrams to groups, too.
     ///
     /// ```
     /// # use strand_reactor::*;
@@ -77,7 +83,11 @@ impl DatagramTransport {
     /// # Errors
     /// [`OptionError::OutOfRange`], and as every setter.
     pub fn set_ttl(&self, hops: u32) -> Result<(), OptionError> {
-        self.set(SocketOption::Ttl, "ttl", check_ttl(hops)?)
+        self.set(SocketOption::Ttl, "ttl", check_ttl(hops)?)?;
+        if self.setting(|port| Ok(port.multicast))? {
+            self.set_multicast_ttl(hops)?;
+        }
+        Ok(())
     }
 
     /// The TOS byte or traffic class.

@@ -18,14 +18,15 @@ pub(crate) mod os;
 pub(crate) mod script;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::datagram::{Capabilities, Ecn, Family, Metadata};
+use crate::datagram::{Capabilities, Ecn, Family, Metadata, SourceFilter};
 use crate::error::AdoptError;
+use crate::interfaces::NetworkInterface;
 use crate::sys;
 
 /// Number of receive slots of a reactor, and the most messages one receive returns.
@@ -62,6 +63,11 @@ pub(crate) trait Driver {
         ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn DatagramSocket>, AdoptError>;
+
+    /// The interfaces of the host, in the order of their indices.
+    fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Something happened on the socket registered under `token`.
@@ -93,6 +99,9 @@ pub(crate) struct DatagramSpec {
     pub(crate) bind: Option<SocketAddr>,
     pub(crate) reuse_address: bool,
     pub(crate) reuse_port: bool,
+    /// Shares its address as multicast needs it on this system, and hears no group but those
+    /// that it joined.
+    pub(crate) multicast: bool,
     pub(crate) device: Option<String>,
     pub(crate) metadata: Metadata,
     /// Options to set before the bind.
@@ -130,6 +139,13 @@ pub(crate) enum SocketOption {
     ErrorQueue,
     /// `IP_MTU`, `IPV6_MTU` of a connected socket; read only.
     PathMtu,
+    /// `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`: 0 to 255.
+    MulticastTtl,
+    /// `IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`.
+    MulticastLoopback,
+    /// `IP_MULTICAST_ALL`, `IPV6_MULTICAST_ALL`: whether a socket hears groups that only others
+    /// joined.
+    MulticastAll,
     /// `SO_REUSEADDR`; read only.
     ReuseAddress,
     /// `SO_REUSEPORT`; read only.
@@ -173,8 +189,59 @@ pub(crate) trait DatagramSocket {
     fn set_device(&self, name: Option<&str>) -> io::Result<()>;
     /// Asks for metadata with every datagram and returns what was granted.
     fn set_metadata(&self, wanted: Metadata) -> io::Result<Metadata>;
+    /// Changes a membership: see the errors of each [`GroupRequest`].
+    fn change_membership(&self, request: GroupRequest, at: &Membership) -> io::Result<()> {
+        let _ = (request, at);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The source filter of a group on the interface of this index; `None` if it is not joined
+    /// there.
+    fn source_filter(&self, group: IpAddr, interface: u32) -> io::Result<Option<SourceFilter>> {
+        let _ = (group, interface);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The index of the interface that groups are sent to by; 0 leaves it to the routes.
+    fn multicast_interface(&self) -> io::Result<u32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Chooses that interface, and the source address of what is sent over IPv4 by it.
+    fn set_multicast_interface(&self, interface: u32, source: Option<Ipv4Addr>) -> io::Result<()> {
+        let _ = (interface, source);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// The descriptor, where there is one.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// A change of a membership. An unknown interface, or no route where its index is 0, is `ENODEV`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupRequest {
+    /// Hears every source; `EADDRINUSE` if the group is joined there already.
+    Join,
+    /// Ends the membership, whatever its filter; `EADDRNOTAVAIL` without one.
+    Leave,
+    /// Hears this source (too), and no others.
+    JoinSource,
+    /// Takes back `JoinSource`; the membership ends with its last source.
+    LeaveSource,
+    /// Hears this source no more.
+    BlockSource,
+    /// Takes back `BlockSource`.
+    UnblockSource,
+}
+
+/// What a [`GroupRequest`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    pub(crate) group: IpAddr,
+    /// For requests about a source.
+    pub(crate) source: Option<IpAddr>,
+    /// 0 leaves it to the routes.
+    pub(crate) interface: u32,
 }
 
 /// What one receive brought, with the buffers for it. A reactor has one; it is taken out while

@@ -5,14 +5,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::{
-    DatagramSocket, Message, Meta, Origin, QueuedError, RecvBatch, SLOT_LEN, SendBatch,
-    SocketOption,
+    DatagramSocket, GroupRequest, Membership, Message, Meta, Origin, QueuedError, RecvBatch,
+    SLOT_LEN, SendBatch, SocketOption,
 };
 use crate::Handle;
 use crate::datagram::{
@@ -55,6 +55,37 @@ pub struct Sent {
     pub payload: Vec<u8>,
 }
 
+/// A change of a group membership that a script was asked for.
+///
+/// ```
+/// use strand_reactor::testing::Script;
+/// # use strand_reactor::*;
+/// # struct P;
+/// # impl DatagramProtocol for P {
+/// #     fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>)
+/// #     -> anyhow::Result<()> { Ok(()) }
+/// # }
+/// let reactor = Reactor::new()?;
+/// let script = Script::new();
+/// let port = script.listen(&reactor, "0.0.0.0:9", P)?;
+/// port.join_group([239, 1, 2, 3], Interface::Default)?;
+/// let change = &script.group_changes()[0];
+/// assert_eq!((change.request, change.interface), ("join_group", 0));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupChange {
+    /// What the call is named on [`DatagramTransport`]: `"join_group"` and so on.
+    pub request: &'static str,
+    /// The group.
+    pub group: IpAddr,
+    /// The source, in calls about one.
+    pub source: Option<IpAddr>,
+    /// The index of the interface; 0 for the system's choice.
+    pub interface: u32,
+}
+
 /// What a script's next send answers. Without an answer everything is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -82,6 +113,8 @@ struct State {
     peer: Cell<Option<SocketAddr>>,
     options: RefCell<Vec<(SocketOption, u32)>>,
     port: RefCell<Option<DatagramTransport>>,
+    group_changes: RefCell<Vec<GroupChange>>,
+    group_answers: RefCell<VecDeque<i32>>,
 }
 
 enum Incoming {
@@ -121,12 +154,10 @@ impl Script {
         let key = vacancy(&inner)?;
         self.state.local.set(spec.bind);
         self.state.options.borrow_mut().clone_from(&spec.options);
-        let socket =
-            Socket { state: Rc::clone(&self.state), family: spec.family, metadata: spec.metadata };
+        let socket = self.socket(spec.family, spec.metadata);
         let error_queue = spec.options.contains(&(SocketOption::ErrorQueue, 1));
         let label = tuning.label.take().unwrap_or_else(|| "script".to_owned());
-        let port =
-            Port::new(key, Rc::new(socket), None, error_queue, tuning, label.into(), Some(0));
+        let port = Port::new(key, socket, None, error_queue, tuning, label.into(), Some(0));
         let transport: DatagramTransport = start::<ListenError>(&inner, port, Box::new(protocol))?;
         *self.state.port.borrow_mut() = Some(transport.clone());
         if !self.state.incoming.borrow().is_empty() {
@@ -162,8 +193,8 @@ impl Script {
         &self,
         source: SocketAddr,
         payload: &[u8],
-        destination: std::net::IpAddr,
-        answer_from: Option<std::net::IpAddr>,
+        destination: IpAddr,
+        answer_from: Option<IpAddr>,
         interface: u32,
     ) {
         let meta = Meta {
@@ -201,7 +232,7 @@ impl Script {
         &self,
         errno: i32,
         destination: SocketAddr,
-        offender: std::net::IpAddr,
+        offender: IpAddr,
         icmp: (u8, u8),
         mtu: u32,
     ) {
@@ -241,6 +272,17 @@ impl Script {
         self.state.sent.borrow().clone()
     }
 
+    /// The next change of a group membership is answered so: with this errno, or 0 for success.
+    /// Without an answer everything succeeds.
+    pub fn answer_group_change(&self, errno: i32) {
+        self.state.group_answers.borrow_mut().push_back(errno);
+    }
+
+    /// The changes of group memberships that were asked for, in order, whatever was answered.
+    pub fn group_changes(&self) -> Vec<GroupChange> {
+        self.state.group_changes.borrow().clone()
+    }
+
     /// Calls of send made, whatever they answered.
     pub fn sends(&self) -> usize {
         self.state.sends.get()
@@ -259,6 +301,10 @@ impl Script {
     /// Whether the port has dropped its socket.
     pub fn is_closed(&self) -> bool {
         self.state.closed.get()
+    }
+
+    pub(crate) fn socket(&self, family: Family, metadata: Metadata) -> Rc<dyn DatagramSocket> {
+        Rc::new(Socket { state: Rc::clone(&self.state), family, metadata })
     }
 
     fn push(
@@ -414,6 +460,16 @@ impl DatagramSocket for Socket {
 
     fn set_metadata(&self, wanted: Metadata) -> io::Result<Metadata> {
         Ok(wanted)
+    }
+
+    fn change_membership(&self, request: GroupRequest, at: &Membership) -> io::Result<()> {
+        let &Membership { group, source, interface } = at;
+        let change = GroupChange { request: request.name(), group, source, interface };
+        self.state.group_changes.borrow_mut().push(change);
+        match self.state.group_answers.borrow_mut().pop_front() {
+            None | Some(0) => Ok(()),
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+        }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

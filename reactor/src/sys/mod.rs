@@ -8,6 +8,7 @@
 //! | [`option`], [`set_option`] | a socket option with an `int` for a value |
 //! | [`disconnect`] | `connect` to `AF_UNSPEC` |
 //! | [`interface_index`] | `if_nametoindex` |
+//! | [`interface_entries`] | getifaddrs(3) |
 //! | [`inherited_fds`] | descriptors handed over at exec, claimed once per process |
 //! | [`RecvHeaders`] | what a batched receive keeps between calls; empty where there is none |
 //!
@@ -19,19 +20,24 @@
 //! | [`SendHeaders`] | `sendmmsg`, filled message by message |
 //! | [`Encoder`], [`decode`] | control messages, to and from the kernel |
 //! | [`take_report`] | one entry of the error queue |
+//! | [`request_group`], [`request_source`], [`source_filter`] | multicast groups (RFC 3678) |
+//! | [`set_multicast_interface_v4`] | `IP_MULTICAST_IF` by index |
 //!
 //! No function here keeps a pointer beyond its call, and none blocks. Calls that a signal
 //! interrupted are made again.
 
 #![allow(unsafe_code)]
 
+mod interfaces;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
 mod portable;
 
+pub(crate) use interfaces::{InterfaceEntry, interface_entries};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::{
-    BATCH, Encoder, Outbound, Received, RecvHeaders, SendHeaders, decode, take_report,
+    BATCH, Encoder, Outbound, Received, RecvHeaders, SendHeaders, decode, request_group,
+    request_source, set_multicast_interface_v4, source_filter, take_report,
 };
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use portable::RecvHeaders;

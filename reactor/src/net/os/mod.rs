@@ -5,12 +5,14 @@
 //! | `mod.rs` | [`OsDriver`]: opening and adopting |
 //! | `poller.rs` | waiting for events, and being woken |
 //! | `socket.rs` | what every socket does in the same way: addresses, options, readiness |
+//! | `groups.rs` | multicast: memberships, and the interface that groups are sent to by |
 //! | `options.rs` | how options and metadata are called by the kernel |
 //! | `batched.rs` | many datagrams by one system call, and all that Linux adds |
 //! | `portable.rs` | one datagram by one system call, on every unix |
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod batched;
+mod groups;
 mod options;
 mod poller;
 mod portable;
@@ -29,9 +31,12 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use self::poller::Poller;
 use self::portable::Portable;
 use self::socket::{Endpoint, OsSocket, Transfer};
-use super::{DatagramSocket, DatagramSpec, Driver, Event, OpenError, Ownership, Wake};
+use super::{
+    DatagramSocket, DatagramSpec, Driver, Event, OpenError, Ownership, SocketOption, Wake,
+};
 use crate::datagram::Family;
 use crate::error::AdoptError;
+use crate::interfaces::NetworkInterface;
 use crate::sys;
 
 /// The driver of a reactor that is not simulated.
@@ -124,6 +129,10 @@ impl Driver for OsDriver {
         endpoint.register().map_err(AdoptError::Socket)?;
         Ok(Rc::new(OsSocket::new(endpoint, Portable::default())))
     }
+
+    fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
+        NetworkInterface::list()
+    }
 }
 
 /// Everything between the socket's birth and its first event. A failure drops it, which closes it.
@@ -144,6 +153,11 @@ fn configure<T: Transfer>(
     }
     if spec.reuse_port {
         options::set_reuse_port(socket.inner()).map_err(named("reuse_port"))?;
+    }
+    if spec.multicast {
+        options::share_for_multicast(socket.inner()).map_err(named("reuse_address"))?;
+        // Kernels without the option cannot be told; IPv6 has it since Linux 4.20.
+        let _ = socket.set_option(SocketOption::MulticastAll, 0);
     }
     if let Some(device) = &spec.device {
         socket.set_device(Some(device)).map_err(named("device"))?;

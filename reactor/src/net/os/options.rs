@@ -49,9 +49,16 @@ pub(super) fn names(option: SocketOption, family: Family) -> Option<Names> {
         SocketOption::V6Only => common((V6, libc::IPV6_V6ONLY)),
         SocketOption::Ttl => ((V4, libc::IP_TTL), (V6, libc::IPV6_UNICAST_HOPS)),
         SocketOption::Tos => ((V4, libc::IP_TOS), (V6, libc::IPV6_TCLASS)),
-        SocketOption::PathMtuMode | SocketOption::ErrorQueue | SocketOption::PathMtu => {
-            linux_only(option)?
+        SocketOption::MulticastTtl => {
+            ((V4, libc::IP_MULTICAST_TTL), (V6, libc::IPV6_MULTICAST_HOPS))
         }
+        SocketOption::MulticastLoopback => {
+            ((V4, libc::IP_MULTICAST_LOOP), (V6, libc::IPV6_MULTICAST_LOOP))
+        }
+        SocketOption::PathMtuMode
+        | SocketOption::ErrorQueue
+        | SocketOption::PathMtu
+        | SocketOption::MulticastAll => linux_only(option)?,
     };
     Some(Names::of(family, v4, v6))
 }
@@ -69,6 +76,9 @@ fn linux_only(option: SocketOption) -> Option<(Name, Name)> {
         }
         SocketOption::ErrorQueue => Some(((V4, libc::IP_RECVERR), (V6, libc::IPV6_RECVERR))),
         SocketOption::PathMtu => Some(((V4, libc::IP_MTU), (V6, libc::IPV6_MTU))),
+        SocketOption::MulticastAll => {
+            Some(((V4, libc::IP_MULTICAST_ALL), (V6, libc::IPV6_MULTICAST_ALL)))
+        }
         _ => None,
     }
 }
@@ -99,6 +109,9 @@ pub(super) fn name(option: SocketOption) -> &'static str {
         SocketOption::SendBuffer => "send_buffer_size",
         SocketOption::PathMtuMode | SocketOption::PathMtu => "path_mtu",
         SocketOption::ErrorQueue => "error_queue",
+        SocketOption::MulticastTtl => "multicast_ttl",
+        SocketOption::MulticastLoopback => "multicast_loopback",
+        SocketOption::MulticastAll => "multicast_all",
         SocketOption::ReuseAddress => "reuse_address",
         SocketOption::ReusePort => "reuse_port",
         SocketOption::V6Only => "family",
@@ -134,6 +147,24 @@ pub(super) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
 #[cfg(any(target_os = "solaris", target_os = "illumos"))]
 pub(super) fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Lets several ports get the datagrams of a group. On Linux `SO_REUSEADDR` does that alone, and
+/// `SO_REUSEPORT` would spread unicast among them.
+pub(super) fn share_for_multicast(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_address(true)?;
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        return Ok(());
+    }
+    match set_reuse_port(socket) {
+        Err(error)
+            if error.kind() == io::ErrorKind::Unsupported
+                || error.raw_os_error() == Some(libc::ENOPROTOOPT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -1,16 +1,18 @@
 //! What every datagram socket does in the same way; how datagrams cross is its [`Transfer`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{SockAddr, Socket};
 
-use super::options;
 use super::poller::Registration;
-use crate::datagram::{Capabilities, Family, Metadata};
-use crate::net::{DatagramSocket, QueuedError, RecvBatch, SendBatch, SocketOption};
+use super::{groups, options};
+use crate::datagram::{Capabilities, Family, Metadata, SourceFilter};
+use crate::net::{
+    DatagramSocket, GroupRequest, Membership, QueuedError, RecvBatch, SendBatch, SocketOption,
+};
 use crate::sys;
 
 /// How datagrams cross to and from the kernel.
@@ -29,6 +31,8 @@ pub(super) struct Endpoint {
     registration: Registration,
     /// What the first `connect` found; `disconnect` restores it.
     unconnected: RefCell<Option<Unconnected>>,
+    /// The interface that groups are sent to by over IPv4, where the kernel does not say.
+    pub(super) multicast_interface: Cell<u32>,
 }
 
 /// What a socket was before it had a peer.
@@ -40,7 +44,13 @@ struct Unconnected {
 
 impl Endpoint {
     pub(super) fn new(socket: Socket, family: Family, registration: Registration) -> Self {
-        Self { socket, family, registration, unconnected: RefCell::new(None) }
+        Self {
+            socket,
+            family,
+            registration,
+            unconnected: RefCell::new(None),
+            multicast_interface: Cell::new(0),
+        }
     }
 
     #[inline]
@@ -228,6 +238,22 @@ impl<T: Transfer> DatagramSocket for OsSocket<T> {
 
     fn set_metadata(&self, wanted: Metadata) -> io::Result<Metadata> {
         self.transfer.set_metadata(&self.endpoint, wanted)
+    }
+
+    fn change_membership(&self, request: GroupRequest, at: &Membership) -> io::Result<()> {
+        groups::change_membership(&self.endpoint, request, at)
+    }
+
+    fn source_filter(&self, group: IpAddr, interface: u32) -> io::Result<Option<SourceFilter>> {
+        groups::source_filter(&self.endpoint, group, interface)
+    }
+
+    fn multicast_interface(&self) -> io::Result<u32> {
+        groups::multicast_interface(&self.endpoint)
+    }
+
+    fn set_multicast_interface(&self, interface: u32, source: Option<Ipv4Addr>) -> io::Result<()> {
+        groups::set_multicast_interface(&self.endpoint, interface, source)
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

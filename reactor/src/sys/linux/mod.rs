@@ -1,7 +1,9 @@
-//! What Linux offers beyond: batches, control messages, segmentation, the error queue.
+//! What Linux offers beyond: batches, control messages, segmentation, the error queue, groups of
+//! both families by interface index.
 
 mod control;
 mod errors;
+mod groups;
 mod name;
 mod recv;
 mod send;
@@ -9,6 +11,7 @@ mod send;
 use control::ExtendedError;
 pub(crate) use control::{Encoder, Received, decode};
 pub(crate) use errors::take_report;
+pub(crate) use groups::{request_group, request_source, set_multicast_interface_v4, source_filter};
 pub(crate) use recv::RecvHeaders;
 pub(crate) use send::{BATCH, Outbound, SendHeaders};
 

@@ -27,6 +27,7 @@ fn spec(family: Family, bind: &str) -> DatagramSpec {
         bind: Some(bind.parse().unwrap()),
         reuse_address: false,
         reuse_port: false,
+        multicast: false,
         device: None,
         metadata: Metadata::NONE,
         options: Vec::new(),
