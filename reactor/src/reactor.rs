@@ -156,16 +156,17 @@ impl Reactor {
         let mut calls: VecDeque<Call> = local;
         calls.extend(remote.into_iter().map(|call| -> Call { call }));
         let any = !calls.is_empty();
-        while let Some(call) = calls.pop_front() {
+        while !inner.is_stopping()
+            && let Some(call) = calls.pop_front()
+        {
             inner.core.borrow_mut().agenda.stats.calls += 1;
             inner.call(call);
-            if inner.is_stopping() {
-                // The rest waits for the next run, in front of what was posted meanwhile.
-                let mut core = inner.core.borrow_mut();
-                calls.append(&mut core.agenda.calls);
-                core.agenda.calls = calls;
-                break;
-            }
+        }
+        if !calls.is_empty() {
+            // The rest waits for the next run, in front of what was posted meanwhile.
+            let mut core = inner.core.borrow_mut();
+            calls.append(&mut core.agenda.calls);
+            core.agenda.calls = calls;
         }
         any
     }
