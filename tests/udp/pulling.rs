@@ -63,6 +63,34 @@ fn pausing_in_mid_batch_loses_nothing_and_keeps_the_order() {
 }
 
 #[test]
+fn pausing_at_the_end_of_a_batch_ends_the_delivery_as_well() {
+    listening(|s| {
+        for size in [1, 2, 16] {
+            let (lab, log, peer) = (s.lab(), Log::default(), s.peer());
+            let count = Rc::new(Cell::new(0));
+            let pausing = Recorder::new(&log).on_datagram(move |transport, _| {
+                count.set(count.get() + 1);
+                if count.get() % size == 0 {
+                    transport.pause_reading()?;
+                }
+                Ok(())
+            });
+            let port = lab.listen_udp(s.options().batch_size(size), pausing).unwrap();
+            for number in 0..3 * size {
+                peer.send([number as u8], s.reach(&port));
+            }
+            for round in 1..=3 {
+                lab.until("a batch", || log.datagrams() >= round * size);
+                lab.settle();
+                assert_eq!(log.datagrams(), round * size);
+                port.resume_reading().unwrap();
+            }
+            assert_eq!(log.payloads().concat(), (0..3 * size as u8).collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
 fn pausing_and_resuming_inside_a_delivery_changes_nothing() {
     everywhere(|s| {
         let (lab, log, peer) = (s.lab(), Log::default(), s.peer());

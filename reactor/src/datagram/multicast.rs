@@ -160,7 +160,7 @@ impl DatagramTransport {
     ///
     /// ```
     /// # use strand_reactor::*;
-    /// # use std::net::{IpAddr, Ipv4Addr};
+    /// # use std::net::Ipv4Addr;
     /// # struct P;
     /// # impl DatagramProtocol for P {
     /// #     fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>)
