@@ -13,8 +13,12 @@ mod peer;
 mod recorder;
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -94,6 +98,22 @@ pub fn never<T>(_: T) {
     panic!("called");
 }
 
+/// While a child process is being made it has a copy of every descriptor, and closes none before
+/// it runs its program: what a test closes meanwhile stays open. So whoever makes one takes this
+/// for writing, and tests that need their sockets gone at once take it for reading.
+static CHILDREN: RwLock<()> = RwLock::new(());
+
+/// No child process is made as long as this is held: what is closed is gone.
+pub fn without_children() -> RwLockReadGuard<'static, ()> {
+    CHILDREN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a child process.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _alone = CHILDREN.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
 /// Whether IPv6 can be used on this host's loopback; says so if not.
 pub fn has_ipv6() -> bool {
     match UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
@@ -162,6 +182,24 @@ impl Setup {
             }
             _ => address,
         }
+    }
+
+    /// A free address whose number the system gives to nobody who asks for any: it stays free when
+    /// a test lets go of it, whatever runs beside.
+    #[track_caller]
+    pub fn lasting_address(&self) -> SocketAddr {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        // Below the range of numbers that Linux and the BSDs choose from by default.
+        let first = (std::process::id() % 10_000) as u16;
+        for _ in 0..1_000 {
+            let next = NEXT.fetch_add(1, Ordering::Relaxed);
+            let number = 20_000 + first.wrapping_add(next) % 10_000;
+            let address = SocketAddr::new(self.bind_ip(), number);
+            if self.unbound_socket().bind(&address.into()).is_ok() {
+                return address;
+            }
+        }
+        panic!("no number is free");
     }
 
     pub fn options(&self) -> UdpOptions {

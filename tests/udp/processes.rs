@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 
-use crate::support::{Lab, PATIENCE, Recorder, Setup, in_each};
+use crate::support::{Lab, PATIENCE, Recorder, Setup, in_each, spawn};
 
 const FAMILY: &str = "STRAND_TEST_SERVER";
 
@@ -51,13 +51,13 @@ impl Drop for Server {
 
 impl Server {
     fn start(s: &Setup) -> (Self, u16) {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["processes::in_the_child_numbers_are_doubled", "--exact", "--nocapture"])
             .env(FAMILY, s.to_string())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::piped());
+        let mut child = spawn(&mut command).unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut server = Self { child, output };
         let number = server
