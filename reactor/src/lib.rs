@@ -9,13 +9,19 @@ mod datagram;
 mod error;
 mod handle;
 mod inner;
+#[cfg(feature = "threads")]
+mod jobs;
 mod net;
 mod reactor;
+mod shutdown;
+#[cfg(feature = "signals")]
+mod signals;
 mod slots;
 mod stats;
 mod sys;
 mod threads;
 mod timers;
+mod without;
 
 pub use address::parse_address;
 pub use callback::CallbackResult;
@@ -29,7 +35,12 @@ pub use error::{
     RunError, StopReason, TimerError, WriteError, WriteFailure,
 };
 pub use handle::Handle;
+#[cfg(feature = "threads")]
+pub use jobs::{Job, JobCancelError, JobError};
 pub use reactor::{Builder, Reactor};
+pub use shutdown::{ShutdownError, ShutdownHold, ShutdownHook, ShutdownPhase};
+#[cfg(feature = "signals")]
+pub use signals::{Signal, SignalError, SignalWatch};
 pub use stats::{PortStats, ReactorStats};
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};

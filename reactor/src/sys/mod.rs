@@ -9,6 +9,7 @@
 //! | [`disconnect`] | `connect` to `AF_UNSPEC` |
 //! | [`interface_index`] | `if_nametoindex` |
 //! | [`inherited_fds`] | descriptors handed over at exec, claimed once per process |
+//! | `signals` | a handler that counts and wakes, while somebody watches (feature `signals`) |
 //! | [`RecvHeaders`] | what a batched receive keeps between calls; empty where there is none |
 //!
 //! On Linux and Android besides (`linux/`):
@@ -28,6 +29,8 @@
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
 mod portable;
+#[cfg(feature = "signals")]
+pub(crate) mod signals;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::{
