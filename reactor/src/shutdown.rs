@@ -218,6 +218,9 @@ impl Reactor {
                 }
                 Stage::During => {
                     inner.run_hooks(ShutdownPhase::During);
+                    if inner.has_panic() {
+                        return Step::Left;
+                    }
                     self.stop_ports();
                     inner.cancel_waiting_jobs();
                     self.notices();
