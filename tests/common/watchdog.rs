@@ -1,5 +1,6 @@
 //! Ends a test that hangs, by its process: a loop that sleeps for ever cannot be interrupted.
 
+use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ pub(crate) fn watchdog() -> Watchdog {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     std::thread::spawn(move || {
         if ended.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{test} hangs");
+            // Not `eprintln`: that would end with the test's captured output.
+            let _ = writeln!(std::io::stderr(), "{test} hangs");
             std::process::abort();
         }
     });
