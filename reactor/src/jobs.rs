@@ -516,3 +516,47 @@ impl Handle {
         self.defer_to_thread(move || work().into_result(), |_, outcome| outcome?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Reactor;
+
+    #[test]
+    fn the_pool_starts_with_the_first_job_and_ends_with_the_run() {
+        let reactor = Reactor::builder().threads(2).build().unwrap();
+        let threads =
+            || reactor.inner.jobs.pool.borrow().as_ref().map_or(0, |pool| pool.handles.len());
+        reactor.run().unwrap();
+        assert_eq!(threads(), 0);
+        reactor.call_in_thread(|| {});
+        assert_eq!(threads(), 2);
+        reactor.run().unwrap();
+        assert_eq!(threads(), 0);
+    }
+
+    /// Panics when it is dropped.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if !std::thread::panicking() {
+                panic!("dropped");
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_whose_result_cannot_even_be_dropped_ends_and_so_do_those_behind_it() {
+        let reactor = Reactor::builder().threads(1).build().unwrap();
+        reactor.defer_to_thread(
+            || std::panic::panic_any(Bomb),
+            |_, outcome: Result<(), _>| {
+                assert!(outcome.is_err());
+            },
+        );
+        reactor.defer_to_thread(|| Bomb, |_, bomb| std::mem::forget(bomb));
+        reactor.defer_to_thread(|| 1, |_, one| assert_eq!(one.unwrap(), 1));
+        reactor.run().unwrap();
+        assert_eq!(reactor.stats().callback_panics, 0);
+    }
+}

@@ -383,7 +383,7 @@ impl Error for ShutdownError {}
 
 impl Handle {
     /// Calls `hook` once, in that phase of the next shutdown: after [`stop`](Self::stop), or a
-    /// signal of [`Builder::stop_on_signals`](crate::Builder::stop_on_signals). Hooks of a phase
+    /// signal of `Builder::stop_on_signals` (feature `signals`). Hooks of a phase
     /// are called in the order in which they were registered; one that fails is logged and keeps
     /// no other from being called.
     ///

@@ -51,8 +51,10 @@ fn raise(signal: Signal) {
     kill(signal, std::process::id());
 }
 
-/// Counts the calls of a watch.
-fn counter(handle: &Handle, signal: Signal) -> (SignalWatch, Rc<Cell<u32>>) {
+/// A watch and the number of its calls.
+type Counter = (SignalWatch, Rc<Cell<u32>>);
+
+fn counter(handle: &Handle, signal: Signal) -> Counter {
     let count = Rc::new(Cell::new(0));
     let counting = Rc::clone(&count);
     let watch = handle.on_signal(signal, move |_| counting.set(counting.get() + 1)).unwrap();
@@ -132,7 +134,7 @@ fn a_callback_may_end_another_watch_and_begin_one() {
     let _alone = alone();
     let reactor = Reactor::new().unwrap();
     let victim: Rc<RefCell<Option<SignalWatch>>> = Rc::default();
-    let begun: Rc<RefCell<Option<(SignalWatch, Rc<Cell<u32>>)>>> = Rc::default();
+    let begun: Rc<RefCell<Option<Counter>>> = Rc::default();
     let (ending, beginning) = (Rc::clone(&victim), Rc::clone(&begun));
     let _first = reactor
         .on_signal(Signal::USR2, move |handle| {
@@ -262,6 +264,28 @@ fn one_signal_reaches_every_loop_of_every_thread_while_others_come_and_go() {
         thread.join().unwrap();
     }
     assert_eq!(told.load(Ordering::SeqCst), 5 * LOOPS);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn reactors_that_watched_leave_no_descriptor_behind() {
+    let _alone = alone();
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    for round in 0..300 {
+        // More than can watch at a time.
+        let reactor = Reactor::new().unwrap();
+        let (watch, _) = counter(&reactor, Signal::USR1);
+        match round % 3 {
+            0 => watch.stop(),
+            1 => drop(reactor),
+            _ => {
+                let again = counter(&reactor, Signal::USR2);
+                drop((watch, again));
+            }
+        }
+    }
+    assert_eq!(open(), before);
 }
 
 /// Counts what it gets.
@@ -436,6 +460,15 @@ fn the_copy() {
             say("returned");
             drop(hold);
         }
+        "works" => {
+            let reactor = server(true);
+            // A job that never ends.
+            let (never, work) = std::sync::mpsc::channel::<()>();
+            reactor.call_in_thread(move || drop(work.recv()));
+            reactor.run().unwrap();
+            say("returned");
+            drop(never);
+        }
         "iterates" => {
             let reactor = server(true);
             while reactor.iterate(None).unwrap() {}
@@ -486,6 +519,22 @@ fn a_second_signal_ends_the_waiting() {
     copy.hears("Before");
     copy.kill(Signal::INT);
     for said in ["During", "stopped", "After", "returned"] {
+        copy.hears(said);
+    }
+    assert_eq!(copy.ended_by(), None);
+}
+
+#[test]
+fn a_second_signal_leaves_a_job_that_does_not_end() {
+    let _alone = alone();
+    let mut copy = Copy::start("works", "");
+    copy.hears("running");
+    copy.kill(Signal::TERM);
+    for said in ["Before", "During", "stopped"] {
+        copy.hears(said);
+    }
+    copy.kill(Signal::TERM);
+    for said in ["After", "returned"] {
         copy.hears(said);
     }
     assert_eq!(copy.ended_by(), None);

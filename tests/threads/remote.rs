@@ -140,3 +140,38 @@ fn a_stop_from_a_thread_is_seen_once_and_its_calls_are_kept() {
     reactor.run().unwrap();
     assert_eq!(reactor.stats().calls, 1);
 }
+
+#[test]
+fn a_reactor_may_end_while_a_thread_goes_on_posting_and_gives_the_closure_back() {
+    let _watchdog = watchdog();
+    let reactor = Reactor::new().unwrap();
+    let remote = reactor.remote();
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&ran);
+    let thread = std::thread::spawn(move || {
+        let mut taken = 0;
+        loop {
+            let ran = Arc::clone(&counting);
+            let call = move |handle: &Handle| {
+                if ran.fetch_add(1, Ordering::SeqCst) == 999 {
+                    handle.stop();
+                }
+            };
+            match remote.call_from_thread(call) {
+                Ok(()) => taken += 1,
+                // The closure is whole: it still holds what it captured.
+                Err(strand_reactor::ReactorGone(call)) => {
+                    assert!(Arc::strong_count(&counting) >= 2);
+                    drop(call);
+                    return taken;
+                }
+            }
+        }
+    });
+    let _keep = reactor.call_later(Duration::from_secs(3600), |_| {});
+    reactor.run().unwrap();
+    assert_eq!(ran.load(Ordering::SeqCst), 1000, "each once, and none after the stop");
+    drop(reactor);
+    assert!(thread.join().unwrap() >= 1000);
+    assert_eq!(Arc::strong_count(&ran), 1, "those that never ran are gone with the reactor");
+}
