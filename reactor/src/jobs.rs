@@ -40,7 +40,7 @@ impl Default for Limits {
 
 impl Builder {
     /// Most threads that run jobs of [`Handle::defer_to_thread`]: at least 1. Unless set, as many
-    /// as the machine has cores, but at least 4 and at most 8. They start with the first job.
+    /// as the machine has cores, but at least 4 and at most 8. All start with the first job.
     pub fn threads(mut self, threads: usize) -> Self {
         self.jobs.threads = threads.max(1);
         self
@@ -133,7 +133,7 @@ impl Drop for Ended {
 
 impl Pool {
     fn start(threads: usize, mailbox: &Arc<Mailbox>) -> io::Result<Self> {
-        let mut handles = Vec::with_capacity(threads);
+        let mut handles = Vec::new();
         let mut failure = None;
         let pool = rayon_core::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -433,7 +433,7 @@ impl Handle {
     /// threads are joined before it returns. At a shutdown, jobs that have not begun are
     /// cancelled, and those that run are waited for, up to
     /// [`Builder::shutdown_limit`](crate::Builder::shutdown_limit). On a reactor that is gone
-    /// both closures are dropped.
+    /// both closures are dropped; dropping the reactor waits for no job and calls no `done`.
     ///
     /// What the queue or a shutdown refuses ([`JobError::Rejected`], [`JobError::ShuttingDown`])
     /// is told to `done` as well.

@@ -467,3 +467,33 @@ impl Handle {
         inner.watch_signal(signal, Box::new(move |handle| callback(handle).into_result()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Reactor;
+    use crate::sys::signals::{pretend, turn_at_the_table};
+
+    #[test]
+    fn of_a_flood_the_oldest_are_told_as_one_and_the_turn_goes_on() {
+        let _turn = turn_at_the_table();
+        let reactor = Reactor::new().unwrap();
+        let told = Rc::new(Cell::new(0));
+        let telling = Rc::clone(&told);
+        let watch = reactor.on_signal(Signal::ALRM, move |_| {
+            // More come while the first are told: they are for the next turn.
+            pretend(Signal::ALRM.as_raw(), 1);
+            telling.set(telling.get() + 1);
+        });
+        pretend(Signal::ALRM.as_raw(), 2000);
+        for _ in 0..3 {
+            reactor.iterate(Some(Duration::ZERO)).unwrap();
+            assert_eq!(told.replace(0), BACKLOG);
+        }
+        drop(watch);
+        reactor.iterate(Some(Duration::ZERO)).unwrap();
+        assert_eq!(told.get(), 0);
+    }
+}

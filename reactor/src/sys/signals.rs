@@ -227,12 +227,24 @@ impl Drop for Waker {
     }
 }
 
+/// Tests that need a place in the table take turns with the one that takes them all.
+#[cfg(test)]
+pub(crate) fn turn_at_the_table() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does what the system does when the signal comes that often, and nobody looks meanwhile.
+#[cfg(test)]
+pub(crate) fn pretend(signal: c_int, times: usize) {
+    for _ in 0..times {
+        handler(signal);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Those who need a place in the table take turns with the one who takes them all.
-    static TABLE: Mutex<()> = Mutex::new(());
 
     fn set_errno(value: c_int) {
         // SAFETY: the place is this thread's.
@@ -241,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_handler_keeps_errno_and_never_blocks() {
-        let _turn = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = turn_at_the_table();
         let waker = Waker::new().unwrap();
         for _ in 0..1 << 20 {
             set_errno(libc::ENOTTY);
@@ -292,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_full_table_is_an_error_and_a_freed_place_is_used_again() {
-        let _turn = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = turn_at_the_table();
         let mut wakers = Vec::new();
         let error = loop {
             match Waker::new() {
