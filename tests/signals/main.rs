@@ -353,12 +353,12 @@ fn say(what: &str) {
     }
 }
 
-struct Copy {
+struct Replica {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
 }
 
-impl Copy {
+impl Replica {
     /// `before`: what the shell does before the copy takes its place.
     fn start(role: &str, before: &str) -> Self {
         let program = std::env::current_exe().unwrap();
@@ -493,7 +493,7 @@ fn the_copy() {
 fn a_signal_shuts_down_in_order_and_afterwards_is_what_it_was_before() {
     let _alone = alone();
     for signal in [Signal::INT, Signal::TERM] {
-        let mut copy = Copy::start("stops", "");
+        let mut copy = Replica::start("stops", "");
         copy.hears("running");
         copy.kill(signal);
         for said in ["Before", "During", "stopped", "After", "returned", "lingering"] {
@@ -507,7 +507,7 @@ fn a_signal_shuts_down_in_order_and_afterwards_is_what_it_was_before() {
 #[test]
 fn a_second_signal_ends_the_waiting() {
     let _alone = alone();
-    let mut copy = Copy::start("held", "");
+    let mut copy = Replica::start("held", "");
     copy.hears("running");
     copy.kill(Signal::TERM);
     copy.hears("Before");
@@ -521,7 +521,7 @@ fn a_second_signal_ends_the_waiting() {
 #[test]
 fn a_second_signal_leaves_a_job_that_does_not_end() {
     let _alone = alone();
-    let mut copy = Copy::start("works", "");
+    let mut copy = Replica::start("works", "");
     copy.hears("running");
     copy.kill(Signal::TERM);
     for said in ["Before", "During", "stopped"] {
@@ -537,7 +537,7 @@ fn a_second_signal_leaves_a_job_that_does_not_end() {
 #[test]
 fn a_loop_driven_by_iterate_is_stopped_by_a_signal_too() {
     let _alone = alone();
-    let mut copy = Copy::start("iterates", "");
+    let mut copy = Replica::start("iterates", "");
     copy.hears("running");
     copy.kill(Signal::TERM);
     for said in ["Before", "During", "stopped", "After", "returned"] {
@@ -549,7 +549,7 @@ fn a_loop_driven_by_iterate_is_stopped_by_a_signal_too() {
 #[test]
 fn no_handler_is_there_before_the_run() {
     let _alone = alone();
-    let mut copy = Copy::start("made", "");
+    let mut copy = Replica::start("made", "");
     copy.hears("lingering");
     copy.kill(Signal::TERM);
     assert_eq!(copy.ended_by(), Some(Signal::TERM));
@@ -558,7 +558,7 @@ fn no_handler_is_there_before_the_run() {
 #[test]
 fn an_ignored_interrupt_stays_ignored() {
     let _alone = alone();
-    let mut copy = Copy::start("stops", "trap '' INT;");
+    let mut copy = Replica::start("stops", "trap '' INT;");
     copy.hears("running");
     copy.kill(Signal::INT);
     copy.kill(Signal::TERM);
@@ -574,7 +574,7 @@ fn an_ignored_interrupt_stays_ignored() {
 #[test]
 fn the_last_user_of_the_process_puts_the_previous_handler_back() {
     let _alone = alone();
-    let mut copy = Copy::start("watches", "");
+    let mut copy = Replica::start("watches", "");
     copy.hears("one is left");
     copy.kill(Signal::USR1);
     copy.hears("none is left");
