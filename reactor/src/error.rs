@@ -588,6 +588,9 @@ pub enum RunError {
     AlreadyRunning,
     /// The poller broke; the reactor cannot go on.
     Poll(io::Error),
+    /// The signals that are to stop the reactor cannot be watched
+    /// (`Builder::stop_on_signals`, feature `signals`).
+    Signals(io::Error),
 }
 
 impl fmt::Display for RunError {
@@ -597,6 +600,9 @@ impl fmt::Display for RunError {
                 f.write_str("the reactor is running: callbacks must return to the loop instead")
             }
             Self::Poll(source) => write!(f, "the poller failed: {source}"),
+            Self::Signals(source) => {
+                write!(f, "cannot watch the signals that stop the reactor: {source}")
+            }
         }
     }
 }
@@ -604,7 +610,7 @@ impl fmt::Display for RunError {
 impl Error for RunError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Poll(source) => Some(source),
+            Self::Poll(source) | Self::Signals(source) => Some(source),
             Self::AlreadyRunning => None,
         }
     }

@@ -38,7 +38,11 @@ impl Handle {
 
     /// Makes [`run`](crate::Reactor::run) return: the callback under way ends, no other begins, every
     /// open port is stopped with [`StopReason::Shutdown`](crate::StopReason::Shutdown), and `run` returns. Called before
-    /// `run`, it makes the next `run` return in the same way at once.
+    /// `run`, it makes the next `run` return in the same way at once; called during a shutdown, it
+    /// changes nothing.
+    ///
+    /// Hooks of [`on_shutdown`](Self::on_shutdown) come before, between and after. As long as a
+    /// [`ShutdownHold`](crate::ShutdownHold) or a job on a thread holds the shutdown back, the loop goes on as usual.
     pub fn stop(&self) {
         if let Some(inner) = self.upgrade() {
             inner.request_stop(Stop::Orderly);
@@ -46,7 +50,8 @@ impl Handle {
     }
 
     /// Makes [`run`](crate::Reactor::run) return and leaves everything as it is: ports stay open, timers
-    /// stay set, and the next `run` goes on.
+    /// stay set, and the next `run` goes on. No hook of [`on_shutdown`](Self::on_shutdown) is called; those of a shutdown
+    /// that is only held back wait for the next.
     pub fn crash(&self) {
         if let Some(inner) = self.upgrade() {
             inner.request_stop(Stop::Crash);
@@ -109,7 +114,10 @@ impl Handle {
 
     /// What the reactor has done so far.
     pub fn stats(&self) -> ReactorStats {
-        self.upgrade().map_or_else(ReactorStats::default, |inner| inner.core.borrow().agenda.stats)
+        let Some(inner) = self.upgrade() else { return ReactorStats::default() };
+        let stats = inner.core.borrow().agenda.stats;
+        let (jobs_waiting, jobs_running) = inner.jobs_under_way();
+        ReactorStats { remote_wakes: inner.mailbox.wakes(), jobs_waiting, jobs_running, ..stats }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::callback::{Failure, LogLimit, guarded, panic_message};
 use crate::datagram::{DatagramProtocol, DatagramTransport, Port};
 use crate::error::RunError;
 use crate::net::{Driver, Event, RecvBatch};
+use crate::shutdown::Shutdown;
 use crate::slots::{Key, Slots};
 use crate::threads::{Mailbox, RemoteCall};
 use crate::timers::{Timer, Wheel};
@@ -30,7 +31,13 @@ pub(crate) struct Inner {
     /// Calls of `start_protocol` under way, which `listen_*` makes in or out of the loop.
     pub(crate) starting: Cell<usize>,
     pub(crate) stop: Cell<Stop>,
+    /// The ports are stopped or about to be; nothing can be opened.
     pub(crate) shutting_down: Cell<bool>,
+    pub(crate) shutdown: Shutdown,
+    #[cfg(feature = "threads")]
+    pub(crate) jobs: crate::jobs::Jobs,
+    #[cfg(feature = "signals")]
+    pub(crate) signals: crate::signals::Signals,
     /// The memory of the last poll's events.
     pub(crate) events: Cell<Vec<Event>>,
     /// The port being delivered to, and whether its delivery must end.
@@ -92,6 +99,11 @@ impl Inner {
             starting: Cell::new(0),
             stop: Cell::default(),
             shutting_down: Cell::new(false),
+            shutdown: Shutdown::new(),
+            #[cfg(feature = "threads")]
+            jobs: crate::jobs::Jobs::new(),
+            #[cfg(feature = "signals")]
+            signals: crate::signals::Signals::new(),
             events: Cell::default(),
             dispatching: Cell::new(None),
             interrupted: Cell::new(false),
@@ -133,12 +145,11 @@ impl Inner {
         (calls, stop)
     }
 
-    /// What was asked for, also by other threads; their calls are kept.
+    /// What was asked for, also by other threads. Their calls stay where they are, and so need
+    /// no further wake, until the turn takes them.
     pub(crate) fn collect_stop(&self) -> Stop {
-        if self.mailbox.is_posted() {
-            let (calls, _) = self.take_posted();
-            let calls = calls.into_iter().map(|call| -> Call { call });
-            self.core.borrow_mut().agenda.calls.extend(calls);
+        if self.mailbox.takes_stop() {
+            self.request_stop(Stop::Orderly);
         }
         self.stop.get()
     }
@@ -160,13 +171,18 @@ impl Inner {
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        self.core.borrow().agenda.is_alive() || self.mailbox.is_posted()
+        self.core.borrow().agenda.is_alive()
+            || self.mailbox.is_posted()
+            || self.has_jobs()
+            || self.shutdown.is_under_way()
     }
 
     pub(crate) fn must_not_sleep(&self) -> bool {
         self.is_stopping()
             || !self.is_alive()
             || self.mailbox.is_posted()
+            || self.shutdown_may_go_on()
+            || self.has_signals()
             || self.core.borrow().agenda.is_pressing()
     }
 
@@ -193,9 +209,13 @@ impl Inner {
     }
 
     pub(crate) fn call(self: &Rc<Self>, call: Call) {
+        self.call_as("posted call", call);
+    }
+
+    pub(crate) fn call_as(self: &Rc<Self>, what: &'static str, call: Call) {
         let handle = self.handle();
         if let Err(failure) = guarded(|| call(&handle)) {
-            self.report(None, "posted call", failure);
+            self.report(None, what, failure);
         }
     }
 
@@ -274,7 +294,7 @@ impl Inner {
         }
     }
 
-    fn has_panic(&self) -> bool {
+    pub(crate) fn has_panic(&self) -> bool {
         if self.catch_panics {
             return false;
         }

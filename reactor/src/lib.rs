@@ -12,13 +12,19 @@ pub mod guide;
 mod handle;
 mod inner;
 mod interfaces;
+#[cfg(feature = "threads")]
+mod jobs;
 mod net;
 mod reactor;
+mod shutdown;
+#[cfg(feature = "signals")]
+mod signals;
 mod slots;
 mod stats;
 mod sys;
 mod threads;
 mod timers;
+mod without;
 
 pub use address::parse_address;
 pub use callback::CallbackResult;
@@ -33,7 +39,12 @@ pub use error::{
 };
 pub use handle::Handle;
 pub use interfaces::{InterfaceAddress, NetworkInterface};
+#[cfg(feature = "threads")]
+pub use jobs::{Job, JobCancelError, JobError};
 pub use reactor::{Builder, Reactor};
+pub use shutdown::{ShutdownError, ShutdownHold, ShutdownHook, ShutdownPhase};
+#[cfg(feature = "signals")]
+pub use signals::{Signal, SignalError, SignalWatch};
 pub use stats::{PortStats, ReactorStats};
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};

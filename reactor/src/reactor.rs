@@ -10,10 +10,11 @@ use crate::Handle;
 use crate::agenda::{Call, Notice};
 use crate::callback::guarded;
 use crate::datagram::{Readiness, close_port, service};
-use crate::error::{RunError, StopReason};
-use crate::inner::{Inner, Stop};
+use crate::error::RunError;
+use crate::inner::Inner;
 use crate::net::os::OsDriver;
 use crate::net::{Driver, Event};
+use crate::shutdown::{DEFAULT_LIMIT, Step};
 use crate::slots::Kind;
 use crate::timers::Wheel;
 
@@ -33,7 +34,7 @@ use crate::timers::Wheel;
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub struct Reactor {
-    inner: Rc<Inner>,
+    pub(crate) inner: Rc<Inner>,
     handle: Handle,
 }
 
@@ -42,6 +43,11 @@ pub struct Reactor {
 pub struct Builder {
     catch_panics: bool,
     portable: bool,
+    shutdown_limit: Duration,
+    #[cfg(feature = "threads")]
+    pub(crate) jobs: crate::jobs::Limits,
+    #[cfg(feature = "signals")]
+    pub(crate) stop_on_signals: bool,
 }
 
 impl Builder {
@@ -49,6 +55,15 @@ impl Builder {
     /// Otherwise it leaves [`Reactor::run`], which may be called again.
     pub fn catch_panics(mut self, on: bool) -> Self {
         self.catch_panics = on;
+        self
+    }
+
+    /// How long a shutdown may be held back, once before the ports stop (by a
+    /// [`ShutdownHold`](crate::ShutdownHold)), and once before `run` returns (by jobs that are
+    /// running on threads). Then it goes on, and says so in the log. 30 seconds unless set;
+    /// `Duration::MAX` is no limit.
+    pub fn shutdown_limit(mut self, limit: Duration) -> Self {
+        self.shutdown_limit = limit;
         self
     }
 
@@ -65,7 +80,14 @@ impl Builder {
     /// What the system says when it has no descriptor left for a poller.
     pub fn build(self) -> std::io::Result<Reactor> {
         let driver = OsDriver::new(self.portable)?;
-        Ok(Reactor::with_driver(Box::new(driver), self.catch_panics))
+        let reactor = Reactor::with_driver(Box::new(driver), self.catch_panics);
+        let inner = &reactor.inner;
+        inner.shutdown.set_limit(self.shutdown_limit);
+        #[cfg(feature = "threads")]
+        inner.jobs.set_limits(self.jobs);
+        #[cfg(feature = "signals")]
+        inner.signals.set_stop_on_signals(self.stop_on_signals);
+        Ok(reactor)
     }
 }
 
@@ -80,7 +102,15 @@ impl Reactor {
 
     /// A reactor with other than the default settings.
     pub fn builder() -> Builder {
-        Builder { catch_panics: true, portable: false }
+        Builder {
+            catch_panics: true,
+            portable: false,
+            shutdown_limit: DEFAULT_LIMIT,
+            #[cfg(feature = "threads")]
+            jobs: crate::jobs::Limits::default(),
+            #[cfg(feature = "signals")]
+            stop_on_signals: false,
+        }
     }
 
     pub(crate) fn with_driver(driver: Box<dyn Driver>, catch_panics: bool) -> Self {
@@ -89,21 +119,24 @@ impl Reactor {
     }
 
     /// Runs until [`stop`](Handle::stop) was called, or nothing is left that could call back: no
-    /// open port, no timer, no send under way, no posted call, save for those that were `unref`'d.
+    /// open port, no timer, no send under way, no posted call, no job on a thread, save for those
+    /// that were `unref`'d.
     ///
-    /// After `stop`, every open port has been closed and its `stop_protocol` called. `run` may be
-    /// called again.
+    /// After `stop`, the hooks of [`on_shutdown`](Handle::on_shutdown) have run, every open port
+    /// has been closed and its `stop_protocol` called, and the threads of jobs are joined. `run`
+    /// may be called again.
     ///
     /// # Errors
     /// [`RunError::AlreadyRunning`] from inside a callback; [`RunError::Poll`] when the system's
-    /// poller fails.
+    /// poller fails; [`RunError::Signals`] when the signals that are to stop it cannot be watched.
     pub fn run(&self) -> Result<(), RunError> {
-        let inner = &*self.inner;
+        let inner = &self.inner;
         let _running = inner.begin()?;
-        while inner.collect_stop() == Stop::No && inner.is_alive() {
-            self.turn(None, Sleep::InAnyCase)?;
+        let _signals = inner.watch_stop_signals()?;
+        while let Step::Turn(limit) = self.step() {
+            self.turn(limit, Sleep::InAnyCase)?;
         }
-        self.finish();
+        inner.end_idle_threads();
         Ok(())
     }
 
@@ -112,19 +145,21 @@ impl Reactor {
     /// call back.
     ///
     /// For programs that own their loop and visit this one; after a `stop` the turn is the
-    /// closing of every port.
+    /// shutdown, or a part of it: it goes on with the next call while something holds it back.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn iterate(&self, timeout: Option<Duration>) -> Result<bool, RunError> {
-        let inner = &*self.inner;
+        let inner = &self.inner;
         let _running = inner.begin()?;
-        if inner.collect_stop() == Stop::No {
-            self.turn(timeout, Sleep::WithoutWork)?;
+        inner.keep_stop_signals()?;
+        match self.step() {
+            Step::Turn(limit) => self.turn(sooner(timeout, limit), Sleep::WithoutWork)?,
+            Step::Idle => self.turn(timeout, Sleep::WithoutWork)?,
+            Step::Left => {}
         }
-        if inner.stop.get() != Stop::No {
-            self.finish();
-        }
+        // What a callback of this turn asked for belongs to it.
+        self.step();
         Ok(inner.is_alive())
     }
 
@@ -136,6 +171,7 @@ impl Reactor {
         self.flush_dirty();
         let awake = called && sleep == Sleep::WithoutWork;
         let events = self.poll(if awake { Some(Duration::ZERO) } else { timeout })?;
+        inner.deliver_signals();
         // A port that uses up its share of this turn while its event is dispatched goes on the list
         // for the next.
         let due = inner.core.borrow().agenda.ready.len();
@@ -213,10 +249,7 @@ impl Reactor {
         } else {
             let next = inner.core.borrow_mut().timers.next_deadline();
             let until = next.map(|at| Duration::from_nanos(at.saturating_sub(inner.now_ns())));
-            match (timeout, until) {
-                (Some(timeout), Some(until)) => Some(timeout.min(until)),
-                (timeout, until) => timeout.or(until),
-            }
+            sooner(timeout, until)
         };
         let mut events = inner.events.take();
         events.clear();
@@ -277,7 +310,7 @@ impl Reactor {
     }
 
     /// Tells user code what happened, in order, and closes the ports that are to be closed.
-    fn notices(&self) {
+    pub(crate) fn notices(&self) {
         let inner = &self.inner;
         let mut due = inner.core.borrow().agenda.notices.len();
         while due > 0 {
@@ -329,29 +362,13 @@ impl Reactor {
             }
         }
     }
+}
 
-    /// The end of `run`: after an orderly stop every port is closed.
-    fn finish(&self) {
-        let inner = &*self.inner;
-        if inner.stop.take() == Stop::Orderly {
-            inner.shutting_down.set(true);
-            {
-                let core = &mut *inner.core.borrow_mut();
-                for key in core.ports.keys().collect::<Vec<_>>() {
-                    if let Some(port) = core.ports.get_mut(key) {
-                        port.begin_close(StopReason::Shutdown, &mut core.agenda);
-                    }
-                }
-            }
-            while !inner.core.borrow().ports.is_empty() {
-                self.notices();
-            }
-            // The completions of the last ones.
-            self.notices();
-            inner.shutting_down.set(false);
-            inner.stop.take();
-        }
-        inner.resume_panic();
+/// The shorter of two waits, of which `None` has no end.
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -368,6 +385,9 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         let inner = &*self.inner;
         let remote = inner.mailbox.close();
+        let hooks = inner.shutdown.take_hooks();
+        let jobs = inner.take_jobs();
+        let signals = inner.take_signals();
         let (ports, timers, agenda, batch) = {
             let core = &mut *inner.core.borrow_mut();
             core.closed = true;
@@ -382,7 +402,7 @@ impl Drop for Reactor {
         // closed: the drop of one may call any other.
         timers.iter().for_each(|(_, _, timer)| timer.close());
         timers.iter().for_each(|(_, _, timer)| timer.discard());
-        drop((ports, timers, agenda, batch, remote));
+        drop((ports, timers, agenda, batch, remote, hooks, jobs, signals));
     }
 }
 

@@ -18,6 +18,12 @@ pub struct ReactorStats {
     pub max_timer_lateness_ns: u64,
     /// Calls posted by `call_when_running` and `call_from_thread` that ran.
     pub calls: u64,
+    /// Times that other threads woke the loop: at most once a turn, whatever they post.
+    pub remote_wakes: u64,
+    /// Jobs that wait for a thread now (`defer_to_thread`, feature `threads`).
+    pub jobs_waiting: u64,
+    /// Jobs that run on a thread now.
+    pub jobs_running: u64,
     /// Callbacks that returned an error.
     pub callback_errors: u64,
     /// Callbacks that panicked.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Handle;
@@ -38,6 +38,7 @@ pub(crate) struct Mailbox {
     /// Something was posted since the loop last looked: no second wake is needed.
     posted: AtomicBool,
     wake: Wake,
+    wakes: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -101,7 +102,12 @@ impl fmt::Debug for Remote {
 
 impl Mailbox {
     pub(crate) fn new(wake: Wake) -> Self {
-        Self { post: Mutex::default(), posted: AtomicBool::new(false), wake }
+        Self {
+            post: Mutex::default(),
+            posted: AtomicBool::new(false),
+            wake,
+            wakes: AtomicUsize::new(0),
+        }
     }
 
     /// No user code runs under this lock, so a poisoned one is as good as new.
@@ -112,11 +118,37 @@ impl Mailbox {
     fn ring(&self) {
         // The loop clears the flag before it empties the mailbox. So whoever finds it set knows
         // that the loop has yet to look, and will see what was just posted.
-        if !self.posted.swap(true, Ordering::AcqRel)
-            && let Err(error) = (self.wake)()
-        {
+        if self.posted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.wakes.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = (self.wake)() {
             tracing::error!(%error, "the reactor cannot be woken; it will see the call at its next turn");
         }
+    }
+
+    /// How often the loop was woken.
+    pub(crate) fn wakes(&self) -> u64 {
+        self.wakes.load(Ordering::Relaxed) as u64
+    }
+
+    /// Whether `stop` was asked for since this was last called.
+    pub(crate) fn takes_stop(&self) -> bool {
+        self.is_posted() && std::mem::take(&mut self.lock().stop)
+    }
+
+    /// Posts a call of the reactor's own.
+    #[cfg(feature = "threads")]
+    pub(crate) fn post(&self, call: RemoteCall) {
+        {
+            let mut post = self.lock();
+            if post.closed {
+                drop(post);
+                return drop(call);
+            }
+            post.calls.push_back(call);
+        }
+        self.ring();
     }
 
     /// Whether something waits.

@@ -203,7 +203,11 @@ impl Setup {
     }
 
     pub fn options(&self) -> UdpOptions {
-        UdpOptions::new((self.bind_ip(), 0)).family(self.family)
+        self.options_at((self.bind_ip(), 0).into())
+    }
+
+    pub fn options_at(&self, address: SocketAddr) -> UdpOptions {
+        UdpOptions::new(address).family(self.family)
     }
 
     /// A reactor of the right path, with nothing in it.
@@ -218,8 +222,12 @@ impl Setup {
 
     /// A bound blocking socket such as another program would leave behind.
     pub fn socket(&self) -> Socket {
+        self.socket_at(SocketAddr::new(self.bind_ip(), 0))
+    }
+
+    fn socket_at(&self, address: SocketAddr) -> Socket {
         let socket = self.unbound_socket();
-        socket.bind(&SocketAddr::new(self.bind_ip(), 0).into()).unwrap();
+        socket.bind(&address.into()).unwrap();
         socket
     }
 
@@ -239,10 +247,22 @@ impl Setup {
         handle: &Handle,
         protocol: impl DatagramProtocol + 'static,
     ) -> DatagramTransport {
+        self.open_at(handle, SocketAddr::new(self.bind_ip(), 0), protocol)
+    }
+
+    /// Opens a port in this way, at an address of its own choice.
+    #[track_caller]
+    pub fn open_at(
+        &self,
+        handle: &Handle,
+        address: SocketAddr,
+        protocol: impl DatagramProtocol + 'static,
+    ) -> DatagramTransport {
+        let socket = || self.socket_at(address);
         match self.way {
-            Way::Listen => handle.listen_udp(self.options(), protocol).unwrap(),
-            Way::Adopt => handle.adopt_datagram_port(self.socket(), protocol).unwrap(),
-            Way::Shared => handle.adopt_datagram_port_shared(self.socket(), protocol).unwrap(),
+            Way::Listen => handle.listen_udp(self.options_at(address), protocol).unwrap(),
+            Way::Adopt => handle.adopt_datagram_port(socket(), protocol).unwrap(),
+            Way::Shared => handle.adopt_datagram_port_shared(socket(), protocol).unwrap(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use strand_reactor::{AdoptError, Family, OptionError, PortState};
 
-use crate::support::{Event, Log, Recorder, Setup, Way, everywhere, in_each};
+use crate::support::{Event, Log, Recorder, Setup, Way, everywhere, in_each, without_children};
 
 /// Adoption alone, in all its combinations.
 #[track_caller]
@@ -273,8 +273,8 @@ fn an_owned_socket_is_closed_with_its_port() {
             return;
         }
         let lab = s.lab();
-        let port = lab.open(Recorder::quiet());
-        let address = port.local_addr().unwrap();
+        let (address, _closing) = (s.lasting_address(), without_children());
+        let port = s.open_at(&lab, address, Recorder::quiet());
         port.stop_listening();
         lab.run();
         s.unbound_socket().bind(&address.into()).expect("the number is free");

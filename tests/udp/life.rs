@@ -10,7 +10,7 @@ use strand_reactor::{
     PortState, WriteError,
 };
 
-use crate::support::{Event, Log, Recorder, Setup, everywhere, never};
+use crate::support::{Event, Log, Recorder, Setup, everywhere, never, without_children};
 
 #[test]
 fn debug_of_a_port_shows_its_number_until_it_is_stopped() {
@@ -92,13 +92,12 @@ fn a_number_can_be_bound_again_after_the_port_that_had_it() {
     // A handle to the first port keeps no descriptor open, and does not speak for the second.
     everywhere(|s| {
         let lab = s.lab();
-        let first = lab.open(Recorder::quiet());
-        let address = first.local_addr().unwrap();
+        let (address, _closing) = (s.lasting_address(), without_children());
+        let first = s.open_at(&lab, address, Recorder::quiet());
         first.stop_listening();
         lab.until("the port closes", || first.state() == PortState::Closed);
         let log = Log::default();
-        let options = strand_reactor::UdpOptions::new(address).family(s.family);
-        let second = lab.listen_udp(options, Recorder::new(&log)).unwrap();
+        let second = lab.listen_udp(s.options_at(address), Recorder::new(&log)).unwrap();
         assert!(!first.is_same_port(&second) && first.state() == PortState::Closed);
         s.peer().send("for the second", s.reach(&second));
         lab.until("the datagram", || log.has_payload("for the second"));
@@ -286,12 +285,13 @@ fn dropping_the_reactor_drops_protocols_without_a_callback() {
         let stored: Rc<RefCell<Option<DatagramTransport>>> = Rc::default();
         let (store, handle) = (Rc::clone(&stored), lab.reactor_handle());
         // The protocol stores its own transport and the handle of its reactor.
-        let port = lab.open(Recorder::new(&log).on_start(move |transport| {
+        let protocol = Recorder::new(&log).on_start(move |transport| {
             let _ = (&counted, &handle);
             *store.borrow_mut() = Some(transport.clone());
             Ok(())
-        }));
-        let address = port.local_addr().unwrap();
+        });
+        let (address, _closing) = (s.lasting_address(), without_children());
+        let port = s.open_at(&lab, address, protocol);
         port.write_then(b"never sent", address, never).unwrap();
         let timer = Counted(Rc::clone(&drops));
         lab.call_later(Duration::from_secs(60), move |_| drop(timer));

@@ -9,7 +9,9 @@ use strand_reactor::{
     AdoptError, DatagramTransport, Family, ListenError, OptionError, PortState, UdpOptions,
 };
 
-use crate::support::{Event, Log, Recorder, Setup, Way, everywhere, has_ipv6, listening};
+use crate::support::{
+    Event, Log, Recorder, Setup, Way, everywhere, has_ipv6, listening, without_children,
+};
 
 #[test]
 fn start_protocol_runs_once_before_the_open_call_returns() {
@@ -81,16 +83,9 @@ fn a_start_protocol_that_fails_closes_the_socket_and_is_returned() {
         let lab = s.lab();
         let log = Log::default();
         let mut seen = None;
-        let address = {
-            // A number that is free, to see that it is free again.
-            let port = lab.open(Recorder::quiet());
-            let address = port.local_addr().unwrap();
-            port.stop_listening();
-            lab.until("the port closes", || port.state() == PortState::Closed);
-            address
-        };
+        let (address, _closing) = (s.lasting_address(), without_children());
         for _ in 0..2 {
-            let options = UdpOptions::new(address).family(s.family);
+            let options = s.options_at(address);
             let failing = Recorder::new(&log).on_start(|_| bail!("not today"));
             let error = lab.listen_udp(options, failing).unwrap_err();
             assert!(
@@ -108,8 +103,9 @@ fn a_start_protocol_that_fails_closes_the_socket_and_is_returned() {
 fn a_start_protocol_that_fails_gives_an_adopted_socket_back_to_nobody() {
     let s = Setup::plain();
     let lab = s.lab();
-    let socket = s.socket();
-    let address = socket.local_addr().unwrap();
+    let (socket, _closing) = (s.unbound_socket(), without_children());
+    let address = s.lasting_address().into();
+    socket.bind(&address).unwrap();
     let failing = || Recorder::quiet().on_start(|_| bail!("no"));
     let error = lab.adopt_datagram_port_shared(&socket, failing()).unwrap_err();
     assert!(matches!(error, AdoptError::Protocol(_)));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use strand_reactor::{DatagramTransport, Family, PortState, Reactor, UdpOptions};
 
-use crate::support::{Log, PATIENCE, Recorder, Setup, listening};
+use crate::support::{Log, PATIENCE, Recorder, Setup, listening, without_children};
 
 fn same(s: &Setup, port: &DatagramTransport) -> UdpOptions {
     UdpOptions::new(port.local_addr().unwrap()).family(s.family)
@@ -116,8 +116,8 @@ fn reactors_in_several_threads_share_a_port() {
         let s = *s;
         // The number: held by a port that leaves before anything is sent.
         let lab = s.lab();
-        let holder = lab.listen_udp(s.options().reuse_port(true), Recorder::quiet()).unwrap();
-        let options = same(&s, &holder).reuse_port(true);
+        let options = s.options_at(s.lasting_address()).reuse_port(true);
+        let holder = lab.listen_udp(options.clone(), Recorder::quiet()).unwrap();
         let threads: Vec<_> = (0..2)
             .map(|index| {
                 let (options, sender, to_main) = (options.clone(), sender.clone(), to_main.clone());
@@ -138,6 +138,7 @@ fn reactors_in_several_threads_share_a_port() {
             .collect();
         let remotes = [ready.recv().unwrap(), ready.recv().unwrap()];
         let reach = s.reach(&holder);
+        let _closing = without_children();
         holder.stop_listening();
         lab.run();
         // The kernel chooses by a hash of the sender's address: send from new ones until both

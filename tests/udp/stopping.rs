@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use strand_reactor::{ListenError, PortState, UdpOptions, WriteError};
+use strand_reactor::{ListenError, PortState, WriteError};
 
-use crate::support::{Event, Log, Recorder, everywhere};
+use crate::support::{Event, Log, Recorder, everywhere, without_children};
 
 #[test]
 fn stopping_inside_a_delivery_calls_stop_protocol_later() {
@@ -34,13 +34,12 @@ fn stopping_inside_a_delivery_calls_stop_protocol_later() {
 fn stopping_tells_the_protocol_then_closes_then_completes() {
     everywhere(|s| {
         let (lab, log) = (s.lab(), Log::default());
-        let port = lab.open(Recorder::new(&log));
-        let address = port.local_addr().unwrap();
-        let (done, family, twin_log) = (log.clone(), s.family, log.clone());
+        let (address, _closing) = (s.lasting_address(), without_children());
+        let port = s.open_at(&lab, address, Recorder::new(&log));
+        let (done, twin_log, options) = (log.clone(), log.clone(), s.options_at(address));
         port.stop_listening_then(move |handle| {
             done.note("stopped");
             // The number is free by now.
-            let options = UdpOptions::new(address).family(family);
             let twin = handle.listen_udp(options, Recorder::new(&twin_log)).unwrap();
             twin.stop_listening();
         })

@@ -49,6 +49,20 @@ pub(crate) trait Driver {
     /// What wakes `poll`.
     fn wake(&self) -> Wake;
 
+    /// Has `poll` return whenever this descriptor becomes readable; raises no event. For what may
+    /// come in the middle of any system call: signals.
+    #[cfg(feature = "signals")]
+    fn watch_waker(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let _ = fd;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Ends that, before the descriptor is closed.
+    #[cfg(feature = "signals")]
+    fn unwatch_waker(&mut self, fd: BorrowedFd<'_>) {
+        let _ = fd;
+    }
+
     /// Opens a datagram socket, sets its options, binds it and registers it under `token`.
     fn open_datagram(
         &mut self,

@@ -10,6 +10,7 @@
 //! | [`interface_index`] | `if_nametoindex` |
 //! | [`interface_entries`] | getifaddrs(3) |
 //! | [`inherited_fds`] | descriptors handed over at exec, claimed once per process |
+//! | `signals` | a handler that counts and wakes, while somebody watches (feature `signals`) |
 //! | [`RecvHeaders`] | what a batched receive keeps between calls; empty where there is none |
 //!
 //! On Linux and Android besides (`linux/`):
@@ -32,6 +33,8 @@ mod interfaces;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
 mod portable;
+#[cfg(feature = "signals")]
+pub(crate) mod signals;
 
 pub(crate) use interfaces::{InterfaceEntry, interface_entries};
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -22,6 +22,8 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+#[cfg(feature = "signals")]
+use std::os::fd::BorrowedFd;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -75,6 +77,16 @@ impl Driver for OsDriver {
 
     fn wake(&self) -> Wake {
         self.poller.wake()
+    }
+
+    #[cfg(feature = "signals")]
+    fn watch_waker(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.poller.watch_waker(fd)
+    }
+
+    #[cfg(feature = "signals")]
+    fn unwatch_waker(&mut self, fd: BorrowedFd<'_>) {
+        self.poller.unwatch_waker(fd);
     }
 
     fn open_datagram(

@@ -59,6 +59,18 @@ impl Poller {
         Arc::new(move || waker.wake())
     }
 
+    /// Wakes `poll` as the waker does, and like it raises no event.
+    #[cfg(feature = "signals")]
+    pub(super) fn watch_waker(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), WAKER, Interest::READABLE)
+    }
+
+    #[cfg(feature = "signals")]
+    pub(super) fn unwatch_waker(&self, fd: BorrowedFd<'_>) {
+        // Fails if it was never registered, which is as good.
+        let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
+    }
+
     /// The right to be polled under `token`; nothing is registered yet.
     pub(super) fn registration(&self, token: usize, shared: bool) -> Registration {
         debug_assert_ne!(Token(token), WAKER);
