@@ -758,6 +758,22 @@ fn a_pending_error_without_an_error_queue_is_one_refusal() {
 }
 
 #[test]
+fn refusals_by_a_peer_that_was_left_are_not_told_as_those_of_the_next() {
+    let next: SocketAddr = (Ipv4Addr::new(192, 0, 2, 2), 7).into();
+    let stage = Stage::connected();
+    for _ in 0..2 {
+        stage.script.report(ECONNREFUSED, peer(), peer().ip(), (3, 3), 0);
+    }
+    stage.port.disconnect().unwrap();
+    stage.port.connect(next).unwrap();
+    // One more of the old peer, and one of the new.
+    stage.script.report(ECONNREFUSED, peer(), peer().ip(), (3, 3), 0);
+    stage.script.report(ECONNREFUSED, next, next.ip(), (3, 3), 0);
+    let old = "network ConnectionRefused";
+    assert_eq!(stage.settle(), [old, old, old, "refused"]);
+}
+
+#[test]
 fn a_paused_port_still_hears_of_refusals() {
     let stage = Stage::connected();
     stage.port.pause_reading().unwrap();

@@ -3,6 +3,7 @@
 //! them has an entry.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::Handle;
@@ -16,8 +17,8 @@ pub(crate) type Call = Box<dyn FnOnce(&Handle) -> anyhow::Result<()>>;
 
 /// Something to be told to user code, from the loop, in order.
 pub(crate) enum Notice {
-    /// `connection_refused`, this many times.
-    Refused(Key, usize),
+    /// `connection_refused` about this peer, this many times.
+    Refused(Key, SocketAddr, usize),
     NetworkError(Key, NetworkError),
     WriteFailed(Key, WriteFailure),
     PauseWriting(Key),
@@ -76,10 +77,10 @@ impl Agenda {
     }
 
     /// Queues one `connection_refused`; runs of them take no memory.
-    pub(crate) fn refused(&mut self, key: Key) {
+    pub(crate) fn refused(&mut self, key: Key, peer: SocketAddr) {
         match self.notices.back_mut() {
-            Some(Notice::Refused(last, count)) if *last == key => *count += 1,
-            _ => self.notices.push_back(Notice::Refused(key, 1)),
+            Some(Notice::Refused(last, by, count)) if *last == key && *by == peer => *count += 1,
+            _ => self.notices.push_back(Notice::Refused(key, peer, 1)),
         }
     }
 }

@@ -509,6 +509,14 @@ pub struct NetworkError {
     pub mtu: Option<u32>,
 }
 
+impl NetworkError {
+    /// A refusal by somebody who is not the port's peer any more.
+    pub(crate) fn refusal(by: SocketAddr) -> Self {
+        let error = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        Self { error, destination: Some(by), offender: None, icmp: None, mtu: None }
+    }
+}
+
 impl fmt::Display for NetworkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)?;

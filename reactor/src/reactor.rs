@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,12 +11,12 @@ use crate::Handle;
 use crate::agenda::{Call, Notice};
 use crate::callback::guarded;
 use crate::datagram::{Readiness, close_port, service};
-use crate::error::RunError;
+use crate::error::{NetworkError, RunError};
 use crate::inner::Inner;
 use crate::net::os::OsDriver;
 use crate::net::{Driver, Event};
 use crate::shutdown::{DEFAULT_LIMIT, Step};
-use crate::slots::Kind;
+use crate::slots::{Key, Kind};
 use crate::timers::Wheel;
 
 /// The loop and everything in it: ports, timers, buffers. One thread; as many reactors in a
@@ -309,6 +310,22 @@ impl Reactor {
         }
     }
 
+    /// Tells a refusal: of the port's peer, or of one that it has left since.
+    fn refused(&self, key: Key, by: SocketAddr) {
+        let inner = &self.inner;
+        let peer = inner.core.borrow().ports.get(key).and_then(|port| port.peer);
+        if peer == Some(by) {
+            inner.call_protocol(key, "connection_refused", |protocol, transport| {
+                protocol.connection_refused(transport)
+            });
+        } else {
+            let error = NetworkError::refusal(by);
+            inner.call_protocol(key, "network_error", |protocol, transport| {
+                protocol.network_error(transport, &error)
+            });
+        }
+    }
+
     /// Tells user code what happened, in order, and closes the ports that are to be closed.
     pub(crate) fn notices(&self) {
         let inner = &self.inner;
@@ -320,12 +337,10 @@ impl Reactor {
             }
             let Some(notice) = inner.core.borrow_mut().agenda.notices.pop_front() else { return };
             match notice {
-                Notice::Refused(key, count) => {
-                    inner.call_protocol(key, "connection_refused", |protocol, transport| {
-                        protocol.connection_refused(transport)
-                    });
+                Notice::Refused(key, peer, count) => {
+                    self.refused(key, peer);
                     if count > 1 {
-                        let rest = Notice::Refused(key, count - 1);
+                        let rest = Notice::Refused(key, peer, count - 1);
                         inner.core.borrow_mut().agenda.notices.push_front(rest);
                         due += 1;
                     }

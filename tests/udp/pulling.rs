@@ -67,10 +67,10 @@ fn pausing_at_the_end_of_a_batch_ends_the_delivery_as_well() {
     listening(|s| {
         for size in [1, 2, 16] {
             let (lab, log, peer) = (s.lab(), Log::default(), s.peer());
-            let count = Rc::new(Cell::new(0));
+            let count = Cell::new(0_usize);
             let pausing = Recorder::new(&log).on_datagram(move |transport, _| {
                 count.set(count.get() + 1);
-                if count.get() % size == 0 {
+                if count.get().is_multiple_of(size) {
                     transport.pause_reading()?;
                 }
                 Ok(())

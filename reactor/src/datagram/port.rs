@@ -430,7 +430,11 @@ impl Port {
             Origin::Local | Origin::Other => return,
             Origin::Icmp | Origin::Icmp6 => (report.info != 0).then_some(report.info),
         };
-        if self.peer.is_some() && is_refusal(&report.error) {
+        let of_peer = match (self.peer, report.destination) {
+            (Some(peer), Some(to)) => (peer.ip(), peer.port()) == (to.ip(), to.port()),
+            (peer, _) => peer.is_some(),
+        };
+        if of_peer && is_refusal(&report.error) {
             self.refused(agenda);
         } else {
             let error = NetworkError {
@@ -462,8 +466,10 @@ impl Port {
 
     fn refused(&mut self, agenda: &mut Agenda) {
         self.stats.refusals += 1;
-        if !self.closing {
-            agenda.refused(self.key);
+        if !self.closing
+            && let Some(peer) = self.peer
+        {
+            agenda.refused(self.key, peer);
         }
     }
 

@@ -49,7 +49,8 @@ pub trait DatagramProtocol {
     ) -> anyhow::Result<()>;
 
     /// On a connected port: the peer's host reported that nobody listens (ICMP port unreachable).
-    /// Called once per report. The port goes on: if the peer appears later, it is heard.
+    /// Called once per report. The port goes on: if the peer appears later, it is heard. What comes
+    /// in about a peer that the port has left since goes to `network_error`.
     fn connection_refused(&mut self, transport: &DatagramTransport) -> anyhow::Result<()> {
         let _ = transport;
         Ok(())
