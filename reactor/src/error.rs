@@ -624,13 +624,13 @@ impl Error for RunError {
     }
 }
 
-/// The reactor is gone.
+/// The port is closed, or the reactor is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the reactor is gone")
+        f.write_str("the port is closed, or the reactor is gone")
     }
 }
 

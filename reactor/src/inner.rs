@@ -53,8 +53,9 @@ pub(crate) struct Core {
     pub(crate) ports: Slots<Port>,
     pub(crate) timers: Wheel<Rc<Timer>>,
     pub(crate) agenda: Agenda,
-    /// The receive buffers; out while a port is delivered to.
-    pub(crate) batch: Option<RecvBatch>,
+    /// The receive buffers; out while a port is delivered to. Pulling from another port meanwhile
+    /// makes a second set.
+    pub(crate) batches: Vec<RecvBatch>,
     /// Bounds the log of what belongs to no port.
     log: LogLimit,
     pub(crate) closed: bool,
@@ -87,7 +88,7 @@ impl Inner {
                 ports: Slots::new(),
                 timers: Wheel::new(),
                 agenda: Agenda::default(),
-                batch: None,
+                batches: Vec::new(),
                 log: LogLimit::default(),
                 closed: false,
             }),
@@ -179,7 +180,6 @@ impl Inner {
 
     pub(crate) fn must_not_sleep(&self) -> bool {
         self.is_stopping()
-            || !self.is_alive()
             || self.mailbox.is_posted()
             || self.shutdown_may_go_on()
             || self.has_signals()

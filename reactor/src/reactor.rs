@@ -142,8 +142,8 @@ impl Reactor {
     }
 
     /// One turn of the loop. Unless a posted call or a timer is due, it waits for events for at
-    /// most `timeout` (`None`: until there is one). Tells whether anything is left that could
-    /// call back.
+    /// most `timeout`; `None` waits until there is one, if anything is left that could call back.
+    /// Tells whether that is so.
     ///
     /// For programs that own their loop and visit this one; after a `stop` the turn is the
     /// shutdown, or a part of it: it goes on with the next call while something holds it back.
@@ -170,7 +170,11 @@ impl Reactor {
         inner.core.borrow_mut().agenda.stats.turns += 1;
         let called = self.posted_calls() | self.due_timers();
         self.flush_dirty();
-        let awake = called && sleep == Sleep::WithoutWork;
+        let awake = match sleep {
+            // Nothing could end a wait without end.
+            Sleep::InAnyCase => !inner.is_alive(),
+            Sleep::WithoutWork => called || (timeout.is_none() && !inner.is_alive()),
+        };
         let events = self.poll(if awake { Some(Duration::ZERO) } else { timeout })?;
         inner.deliver_signals();
         // A port that uses up its share of this turn while its event is dispatched goes on the list
@@ -403,21 +407,21 @@ impl Drop for Reactor {
         let hooks = inner.shutdown.take_hooks();
         let jobs = inner.take_jobs();
         let signals = inner.take_signals();
-        let (ports, timers, agenda, batch) = {
+        let (ports, timers, agenda, batches) = {
             let core = &mut *inner.core.borrow_mut();
             core.closed = true;
             (
                 core.ports.drain(),
                 std::mem::replace(&mut core.timers, Wheel::new()),
                 std::mem::take(&mut core.agenda),
-                core.batch.take(),
+                std::mem::take(&mut core.batches),
             )
         };
         // User values go now that nothing is borrowed, and all handles know that the reactor is
         // closed: the drop of one may call any other.
         timers.iter().for_each(|(_, _, timer)| timer.close());
         timers.iter().for_each(|(_, _, timer)| timer.discard());
-        drop((ports, timers, agenda, batch, remote, hooks, jobs, signals));
+        drop((ports, timers, agenda, batches, remote, hooks, jobs, signals));
     }
 }
 

@@ -58,7 +58,8 @@ fn a_subscriber_may_call_back_into_the_reactor() {
     let captured = capture(use_everything);
     let reactor = Reactor::new().unwrap();
     let script = Script::new();
-    let port = script.listen(&reactor, ANY, Failing(How::Panics, Log::new())).unwrap();
+    let options = UdpOptions::parse(ANY).unwrap().error_queue(true);
+    let port = script.listen(&reactor, options, Failing(How::Panics, Log::new())).unwrap();
     PORT.set(Some(port.clone()));
     script.receive(peer(), b"x");
     reactor.iterate(NOW).unwrap();

@@ -97,7 +97,9 @@ fn without_the_destination_a_reply_is_addressed_and_no_more() {
         let peer = s.peer();
         peer.send("ping", (Ipv4Addr::LOCALHOST, number).into());
         assert_eq!(lab.receive(&peer).0, b"pong");
-        assert_eq!(replies.borrow()[0], SendOptions::to(peer.addr()));
+        let reply = replies.borrow()[0];
+        assert_eq!(reply.destination(), Some(peer.addr()));
+        assert_eq!((reply.source_address(), reply.interface_index()), (None, None));
     }
 }
 

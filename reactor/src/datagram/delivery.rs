@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use super::port::{Port, Readiness, Stash, Stashed, is_descriptor_gone};
+use super::port::{ERROR_BUDGET, Port, Readiness, Stash, Stashed, is_descriptor_gone};
 use super::received::{Datagram, DatagramInfo};
 use super::{DatagramProtocol, DatagramTransport};
 use crate::agenda::{Agenda, Lent};
@@ -53,14 +53,14 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
             port.flush(&mut core.agenda);
         }
         if ready.error {
-            port.drain_errors(&mut core.agenda);
+            port.drain_errors(ERROR_BUDGET, &mut core.agenda);
         }
         if !(ready.readable || ready.error) || !port.reads() {
             return;
         }
         let Some(protocol) = port.protocol.take() else { return };
         port.delivering = true;
-        let batch = core.batch.take().unwrap_or_else(RecvBatch::new);
+        let batch = core.batches.pop().unwrap_or_else(RecvBatch::new);
         (protocol, batch, std::mem::take(&mut port.stash))
     };
     inner.enter(key);
@@ -87,7 +87,7 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
                         port.make_ready(Readiness::READABLE, &mut core.agenda);
                     }
                 }
-                core.batch = Some(batch);
+                core.batches.push(batch);
                 None
             }
             // The reactor was dropped meanwhile.
@@ -240,10 +240,7 @@ fn receive(
             Received::Error
         }
         Err(error) => {
-            if port.error_queue {
-                port.drain_errors(agenda);
-            }
-            port.pending_error(error, agenda);
+            port.error_met_by_receive(error, agenda);
             Received::Error
         }
     }
@@ -276,7 +273,6 @@ impl Place {
                 source: super::UNSPECIFIED,
                 meta: crate::net::Meta::default(),
                 local_port: port.local_port,
-                connected: port.peer.is_some(),
                 counts_drops: port.metadata.contains(super::Metadata::DROPS),
             },
             info_of: None,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use super::port::{Port, Readiness, retire};
+use super::port::{Port, Readiness, drop_guarded, retire};
 use super::{DatagramKey, DatagramProtocol, DatagramTransport, Tuning, UdpOptions};
 use crate::Handle;
 use crate::callback::{Failure, guarded, panic_message};
@@ -171,9 +171,11 @@ impl Handle {
         let socket =
             inner.driver.borrow_mut().adopt_datagram(fd, ownership, key.token(Kind::Datagram))?;
         let peer = socket.peer_addr().ok();
-        let error_queue = socket.option(SocketOption::ErrorQueue).unwrap_or(0) != 0;
+        let error_queue = socket.capabilities().error_queue
+            && socket.option(SocketOption::ErrorQueue).unwrap_or(0) != 0;
+        let drops = socket.drops();
         let label = label(&*socket, None, "adopted udp");
-        let mut port = Port::new(key, socket, peer, error_queue, Tuning::default(), label, None);
+        let mut port = Port::new(key, socket, peer, error_queue, Tuning::default(), label, drops);
         // What waits already is no news to the poller.
         port.make_ready(Readiness::READABLE, &mut inner.core.borrow_mut().agenda);
         start(&inner, port, protocol)
@@ -305,7 +307,7 @@ pub(crate) fn start<E: From<StartError>>(
     };
     let port = retire(&mut inner.core.borrow_mut(), key);
     drop(port);
-    drop(protocol);
+    drop_guarded(inner, Some(protocol));
     Err(StartError::Protocol(match failure {
         Failure::Error(error) => error,
         Failure::Panic(panic) if inner.lets_panics_through() => resume_unwind(panic),

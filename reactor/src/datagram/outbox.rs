@@ -23,6 +23,8 @@ pub(crate) struct Storage {
 
 /// Storage that grew beyond this is not kept as a spare.
 const SPARE_BYTES: usize = 256 * 1024;
+/// Bytes of payloads already sent that a queue may hold beyond twice what it has to.
+const SLACK_BYTES: usize = 64 * 1024;
 /// Spares that a reactor keeps.
 const SPARES: usize = 16;
 
@@ -206,7 +208,9 @@ impl Outbox {
             {
                 spares.push(storage);
             }
-        } else if self.head >= 256 && self.head * 2 >= storage.queue.len() {
+        } else if (self.head >= 256 && self.head * 2 >= storage.queue.len())
+            || storage.bytes.len() > 2 * self.bytes + SLACK_BYTES
+        {
             // A queue that never runs empty must not keep what it sent.
             storage.queue.drain(..self.head);
             self.head = 0;

@@ -16,12 +16,12 @@ use crate::agenda::{Agenda, Call, Notice};
 use crate::callback::{LogLimit, guarded};
 use crate::error::{NetworkError, StopReason, WriteError, WriteFailure};
 use crate::inner::{Core, Inner};
-use crate::net::{DatagramSocket, Origin, Outgoing, QueuedError, SendBatch};
+use crate::net::{DatagramSocket, Origin, Outgoing, QueuedError, SendBatch, SocketOption};
 use crate::slots::Key;
 use crate::stats::PortStats;
 
 /// Reports taken from the error queue at once; the rest waits for the next turn.
-const ERROR_BUDGET: usize = 64;
+pub(crate) const ERROR_BUDGET: usize = 64;
 /// Failures of a port that wait to be told. Past this they are only counted: a protocol that
 /// floods a dead interface from inside one callback must not grow the process.
 const MAX_UNTOLD: usize = 1024;
@@ -219,9 +219,7 @@ impl Port {
         while !self.outbox.is_empty() {
             let batch = self.outbox.batch(agenda.lent_to(self.key), self.merges());
             let (result, pending) = offer(&*self.socket, &batch);
-            if let Some(error) = pending {
-                self.error_met_by_send(error, agenda);
-            }
+            self.errors_met_by_send(pending, agenda);
             match result {
                 Ok(count) => self.sent(count, agenda),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -244,6 +242,11 @@ impl Port {
         }
         self.outbox.flushed();
         if self.outbox.is_empty() {
+            // By whatever the last one left: a port that goes on waiting for room with nothing to
+            // send would never send again.
+            if std::mem::take(&mut self.blocked) {
+                self.watch_writable(false, agenda);
+            }
             self.told_room(agenda);
         } else {
             self.check_watermarks(agenda);
@@ -260,9 +263,7 @@ impl Port {
         while done < batch.queue.len() {
             let rest = SendBatch { queue: &batch.queue[done..], ..*batch };
             let (result, pending) = offer(&*self.socket, &rest);
-            if let Some(error) = pending {
-                self.error_met_by_send(error, agenda);
-            }
+            self.errors_met_by_send(pending, agenda);
             match result {
                 Ok(count) => {
                     let bytes: usize = rest.queue[..count].iter().map(|sent| sent.len).sum();
@@ -283,12 +284,21 @@ impl Port {
         Ok(done)
     }
 
-    /// A send failed with an error that was not its own but pending on the socket.
-    fn error_met_by_send(&mut self, error: io::Error, agenda: &mut Agenda) {
-        if self.error_queue {
-            self.drain_errors(agenda);
+    /// A send failed with errors that were not its own but pending on the socket.
+    fn errors_met_by_send(&mut self, errors: Vec<io::Error>, agenda: &mut Agenda) {
+        if errors.is_empty() {
+            return;
         }
-        self.pending_error(error, agenda);
+        let told = self.drain_reports(ERROR_BUDGET, agenda) > 0;
+        for error in errors {
+            self.pending_error(error, told, agenda);
+        }
+    }
+
+    /// A receive failed.
+    pub(crate) fn error_met_by_receive(&mut self, error: io::Error, agenda: &mut Agenda) {
+        let told = self.drain_reports(ERROR_BUDGET, agenda) > 0;
+        self.pending_error(error, told, agenda);
     }
 
     /// Whether runs of equal size may leave as one message. Where a host answers such a message
@@ -319,10 +329,6 @@ impl Port {
         });
         agenda.queued -= count;
         self.count_sent(count, bytes);
-        if self.blocked && self.outbox.is_empty() {
-            self.blocked = false;
-            self.watch_writable(false, agenda);
-        }
     }
 
     fn wait_for_room(&mut self, agenda: &mut Agenda) {
@@ -397,30 +403,39 @@ impl Port {
         }
     }
 
-    /// Takes reports from the error queue, or the one pending error where there is no queue.
-    pub(crate) fn drain_errors(&mut self, agenda: &mut Agenda) {
-        for _ in 0..ERROR_BUDGET {
+    /// An error event: takes reports from the error queue, or the one pending error where there is
+    /// none.
+    pub(crate) fn drain_errors(&mut self, most: usize, agenda: &mut Agenda) {
+        let mut told = self.drain_reports(most, agenda) > 0;
+        // What raised the event may be no report (or one that came between); fetch and clear it.
+        let pending = match self.socket.take_error() {
+            Ok(None) => return,
+            Ok(Some(error)) | Err(error) => error,
+        };
+        told = told || self.drain_reports(most, agenda) > 0;
+        self.pending_error(pending, told, agenda);
+    }
+
+    /// Takes at most so many reports from the error queue, and returns how many there were.
+    fn drain_reports(&mut self, most: usize, agenda: &mut Agenda) -> usize {
+        if !self.error_queue {
+            return 0;
+        }
+        for taken in 0..most {
             if self.untold >= MAX_UNTOLD {
                 break;
             }
             match self.socket.next_error() {
                 Ok(Some(report)) => self.queued_error(report, agenda),
-                Ok(None) => {
-                    // What set the event was no report (or there is no queue): fetch and clear it.
-                    match self.socket.take_error() {
-                        Ok(Some(error)) => self.pending_error(error, agenda),
-                        Ok(None) => {}
-                        Err(error) => self.pending_error(error, agenda),
-                    }
-                    return;
-                }
+                Ok(None) => return taken,
                 Err(error) => {
-                    self.pending_error(error, agenda);
-                    return;
+                    self.pending_error(error, false, agenda);
+                    return taken;
                 }
             }
         }
         self.make_ready(Readiness { error: true, ..Readiness::default() }, agenda);
+        most
     }
 
     fn queued_error(&mut self, report: QueuedError, agenda: &mut Agenda) {
@@ -448,12 +463,14 @@ impl Port {
         }
     }
 
-    /// Sorts an errno that came from a receive, or was pending on the socket.
-    pub(crate) fn pending_error(&mut self, error: io::Error, agenda: &mut Agenda) {
+    /// Sorts an errno that came from a call or was pending on the socket. `told` says that the
+    /// error queue had reports: it is then one of theirs. A full receive buffer has no room for
+    /// reports, and the errno is all that is left of them.
+    fn pending_error(&mut self, error: io::Error, told: bool, agenda: &mut Agenda) {
         if is_descriptor_gone(&error) {
             self.begin_close(StopReason::Failed(error), agenda);
-        } else if self.error_queue && is_from_network(&error) {
-            // The queue tells the same, with more.
+        } else if told && is_from_network(&error) {
+            // The queue told the same, with more.
         } else if is_refusal(&error) {
             // On an unconnected port it belongs to some earlier destination: no news of use.
             if self.peer.is_some() {
@@ -491,23 +508,42 @@ impl Port {
     }
 }
 
+/// Most errors that a send bears before it is put off.
+const OFFERS: usize = 16;
+
 /// Sends a prefix of `batch`. An error that the network set on the socket makes a send fail
-/// without sending, and is cleared by that (DESIGN decision 10): the send is tried once more, and
-/// the error returned beside the result if it turns out not to be the datagram's own.
+/// without sending, and is cleared by that (DESIGN decision 10): the send is tried again, and such
+/// errors are returned beside the result. The same error twice in a row is the datagram's own, but
+/// for a refusal, which never is.
 fn offer(
     socket: &dyn DatagramSocket,
     batch: &SendBatch<'_>,
-) -> (io::Result<usize>, Option<io::Error>) {
-    match socket.send(batch) {
-        Err(first) if is_from_network(&first) => match socket.send(batch) {
-            Err(second) if second.kind() != io::ErrorKind::WouldBlock => {
-                // Twice the same: its own, but for a refusal, which is never a datagram's own.
-                let pending = is_refusal(&first).then_some(first);
-                (Err(second), pending)
+) -> (io::Result<usize>, Vec<io::Error>) {
+    // Does not allocate while empty.
+    let mut pending: Vec<io::Error> = Vec::new();
+    while pending.len() < OFFERS {
+        match socket.send(batch) {
+            Err(error) if is_from_network(&error) => {
+                let last = pending.last().and_then(io::Error::raw_os_error);
+                if last == error.raw_os_error() && !is_refusal(&error) {
+                    pending.pop();
+                    return (Err(error), pending);
+                }
+                pending.push(error);
             }
-            result => (result, Some(first)),
-        },
-        result => (result, None),
+            result => return (result, pending),
+        }
+    }
+    // Reports come in faster than sends go out: the next turn is soon enough.
+    (Err(io::ErrorKind::WouldBlock.into()), pending)
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // A shared socket outlives its port, and its queue of reports would fill unread.
+        if self.error_queue && !self.wants_error_queue {
+            let _ = self.socket.set_option(SocketOption::ErrorQueue, 0);
+        }
     }
 }
 
@@ -589,5 +625,16 @@ pub(crate) fn close_port(inner: &Rc<Inner>, key: Key) {
         tracing::debug!(port = %port.label, "closed");
     }
     drop(port);
-    drop(protocol);
+    drop_guarded(inner, protocol);
+}
+
+/// Drops a protocol, which is user code, with nothing borrowed; a panic in it hurts nobody else.
+pub(crate) fn drop_guarded(inner: &Inner, protocol: Option<Box<dyn DatagramProtocol>>) {
+    let outcome = guarded(|| {
+        drop(protocol);
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        inner.report(None, "drop of a protocol", failure);
+    }
 }

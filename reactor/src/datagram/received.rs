@@ -1,6 +1,6 @@
 //! A datagram as its receiver sees it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Deref;
 use std::time::SystemTime;
 
@@ -58,7 +58,6 @@ pub struct DatagramInfo {
     pub(crate) source: SocketAddr,
     pub(crate) meta: Meta,
     pub(crate) local_port: u16,
-    pub(crate) connected: bool,
     pub(crate) counts_drops: bool,
 }
 
@@ -73,7 +72,14 @@ impl DatagramInfo {
     /// The address and port it was sent to: an address of this host, a group, or a broadcast
     /// address. With [`Metadata::DESTINATION`](crate::Metadata::DESTINATION).
     pub fn destination(&self) -> Option<SocketAddr> {
-        self.meta.destination.map(|ip| SocketAddr::new(ip, self.local_port))
+        self.meta.destination.map(|ip| match ip {
+            // Such an address means something on its link alone.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                let scope = self.meta.interface.unwrap_or(0);
+                SocketAddrV6::new(v6, self.local_port, 0, scope).into()
+            }
+            _ => SocketAddr::new(ip, self.local_port),
+        })
     }
 
     /// The index of the interface it came in by. With
@@ -101,8 +107,8 @@ impl DatagramInfo {
     /// The options of an answer: to the sender, from the address that was asked, by the interface
     /// it came in by. A group or broadcast address is never used as the source; the system's
     /// choice for that interface takes its place. Without
-    /// [`Metadata::DESTINATION`](crate::Metadata::DESTINATION) only the destination is set; on a
-    /// connected port that is left out, too.
+    /// [`Metadata::DESTINATION`](crate::Metadata::DESTINATION) only the destination is set. On a
+    /// connected port an answer may be written to the peer, although it names its destination.
     ///
     /// ```
     /// use std::net::UdpSocket;
@@ -148,7 +154,8 @@ impl DatagramInfo {
         // destination exactly when that is a group or broadcast (ip(7), IP_PKTINFO).
         let source = self.meta.specific_destination.or(self.meta.destination).filter(own);
         SendOptions {
-            to: (!self.connected).then_some(self.source),
+            to: Some(self.source),
+            is_reply: true,
             control: Control {
                 source,
                 interface: self.meta.interface.unwrap_or(0),

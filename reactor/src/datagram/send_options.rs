@@ -17,6 +17,8 @@ use crate::net::Control;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendOptions {
     pub(crate) to: Option<SocketAddr>,
+    /// Made by `reply`: the destination may be the peer of the port.
+    pub(crate) is_reply: bool,
     pub(crate) control: Control,
 }
 
@@ -28,7 +30,7 @@ impl SendOptions {
 
     /// Options for a datagram to `destination`.
     pub fn to(destination: SocketAddr) -> Self {
-        Self { to: Some(destination), control: Control::default() }
+        Self { to: Some(destination), ..Self::default() }
     }
 
     /// The destination, unless the port's peer is meant.

@@ -284,7 +284,7 @@ impl DatagramTransport {
             let granted = granted.map_err(|source| OptionError::from_io("metadata", source))?;
             if !port.metadata.contains(Metadata::DROPS) {
                 // Drops are counted from when they are asked for.
-                port.drops_seen = None;
+                port.drops_seen = port.socket.drops();
             }
             port.metadata = granted;
             Ok(granted)

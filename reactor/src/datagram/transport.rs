@@ -144,11 +144,11 @@ impl DatagramTransport {
             return Err(OptionError::NotPaused);
         }
         if port.stash.datagrams.is_empty() {
-            let mut batch = core.batch.take().unwrap_or_else(RecvBatch::new);
+            let mut batch = core.batches.pop().unwrap_or_else(RecvBatch::new);
             let lent = core.agenda.lent.take();
             delivery::pull(port, &mut batch, &mut core.agenda);
             core.agenda.lent = lent;
-            core.batch = Some(batch);
+            core.batches.push(batch);
         }
         Ok(take(port))
     }
@@ -166,8 +166,10 @@ impl DatagramTransport {
         self.with(|port, agenda, _| port.connect(peer, agenda)).unwrap_or(Err(ConnectError::Closed))
     }
 
-    /// Takes the peer away again; the local address stays. What was written before still goes to
-    /// the old peer.
+    /// Takes the peer away again. The port goes back to what it was bound to: a number that the
+    /// system chose is kept, but for a port that was never bound
+    /// ([`unbound`](crate::UdpOptions::unbound)), and one bound to every address hears every
+    /// address again. What was written before still goes to the old peer.
     ///
     /// # Errors
     /// [`ConnectError::NotConnected`] without a peer; `Io`.
@@ -190,7 +192,9 @@ impl DatagramTransport {
     /// [`OptionError::NotBound`] before the first send of an unbound port; `Closed`.
     pub fn local_addr(&self) -> Result<SocketAddr, OptionError> {
         self.with(|port, _, _| match port.socket.local_addr() {
-            Ok(address) if address.port() == 0 => Err(OptionError::NotBound),
+            Ok(address) if address.port() == 0 && address.ip().is_unspecified() => {
+                Err(OptionError::NotBound)
+            }
             Ok(address) => Ok(address),
             Err(source) => Err(OptionError::from_io("local_addr", source)),
         })
@@ -201,12 +205,18 @@ impl DatagramTransport {
     /// adopted).
     ///
     /// # Errors
-    /// [`ListenError::Bind`]: taken, not of this host, or (`InvalidInput`) bound already.
+    /// [`ListenError::Bind`]: taken, or not of this host; [`ListenError::Option`] for another
+    /// family, and for a port that is bound already.
     pub fn bind(&self, address: SocketAddr) -> Result<(), ListenError> {
         self.with(|port, _, _| {
             let admitted = port.family.admit(address).ok_or(OptionError::Contradiction {
                 reason: "the address is not of the port's family",
             })?;
+            if port.socket.local_addr().is_ok_and(|address| address.port() != 0) {
+                let reason = "the port is bound already: open another for another address";
+                return Err(OptionError::Contradiction { reason }.into());
+            }
+            port.local_port = 0;
             port.socket.bind(admitted).map_err(|source| ListenError::Bind { address, source })
         })
         .unwrap_or(Err(ListenError::Closed))
@@ -322,7 +332,8 @@ impl DatagramTransport {
         self.with(|port, _, _| port.label = label.into()).ok_or(Closed)
     }
 
-    /// What the port has done so far.
+    /// What the port has done so far. The figures go with the port: `stop_protocol` is the last
+    /// place to read them.
     ///
     /// # Errors
     /// [`Closed`].
@@ -338,10 +349,13 @@ impl DatagramTransport {
 
 impl fmt::Debug for DatagramTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.local_addr();
+        if matches!(address, Err(OptionError::Closed)) {
+            return f.write_str("DatagramTransport(closed)");
+        }
         let mut debug = f.debug_struct("DatagramTransport");
-        match self.local_addr() {
+        match address {
             Ok(address) => debug.field("local_addr", &address),
-            Err(OptionError::Closed) => return f.write_str("DatagramTransport(closed)"),
             Err(_) => debug.field("local_addr", &"not bound"),
         };
         debug.field("state", &self.state()).finish()
@@ -380,9 +394,10 @@ impl Port {
         self.flush_unless_blocked(agenda);
         self.outbox.address(peer);
         // Reports about the old peer are told as refusals while there is one.
-        self.drain_errors(agenda);
+        self.drain_errors(usize::MAX, agenda);
         self.socket.disconnect().map_err(ConnectError::Io)?;
         self.peer = None;
+        self.local_port = 0;
         if self.error_queue && !self.wants_error_queue {
             // On an unconnected socket it would surface other people's refusals.
             self.socket.set_option(SocketOption::ErrorQueue, 0).map_err(ConnectError::Io)?;

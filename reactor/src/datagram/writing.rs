@@ -21,7 +21,7 @@ impl DatagramTransport {
     /// the system finds wrong later goes to
     /// [`write_failed`](crate::DatagramProtocol::write_failed).
     pub fn write(&self, payload: &[u8]) -> Result<(), WriteError> {
-        self.enqueue(Payload::Copied(payload), None, Control::default(), None)
+        self.enqueue(Payload::Copied(payload), SendOptions::new(), None)
     }
 
     /// Sends `payload` to `destination`, as [`write`](Self::write) does.
@@ -31,7 +31,7 @@ impl DatagramTransport {
     /// `WrongFamily`, and `BroadcastNotAllowed` for 255.255.255.255.
     #[inline]
     pub fn write_to(&self, payload: &[u8], destination: SocketAddr) -> Result<(), WriteError> {
-        self.enqueue(Payload::Copied(payload), Some(destination), Control::default(), None)
+        self.enqueue(Payload::Copied(payload), SendOptions::to(destination), None)
     }
 
     /// Sends the pieces as one datagram to the port's peer.
@@ -39,7 +39,7 @@ impl DatagramTransport {
     /// # Errors
     /// As [`write`](Self::write); [`WriteError::NoBuffers`] for an empty list.
     pub fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> Result<(), WriteError> {
-        self.enqueue(gather(pieces)?, None, Control::default(), None)
+        self.enqueue(gather(pieces)?, SendOptions::new(), None)
     }
 
     /// Sends the pieces as one datagram to `destination`.
@@ -70,7 +70,7 @@ impl DatagramTransport {
         pieces: &[IoSlice<'_>],
         destination: SocketAddr,
     ) -> Result<(), WriteError> {
-        self.enqueue(gather(pieces)?, Some(destination), Control::default(), None)
+        self.enqueue(gather(pieces)?, SendOptions::to(destination), None)
     }
 
     /// Sends `payload` as `options` say: destination, source address, interface, hop limit, ECN.
@@ -79,7 +79,7 @@ impl DatagramTransport {
     /// As [`write_to`](Self::write_to); [`WriteError::Unsupported`] where the system cannot
     /// choose these per datagram.
     pub fn write_with(&self, payload: &[u8], options: &SendOptions) -> Result<(), WriteError> {
-        self.enqueue(Payload::Copied(payload), options.to, options.control, None)
+        self.enqueue(Payload::Copied(payload), *options, None)
     }
 
     /// Sends `payload` and calls `done` from the loop, once, with the bytes handed to the system
@@ -99,7 +99,7 @@ impl DatagramTransport {
         R: CallbackResult + 'static,
     {
         let done = completion(done);
-        self.enqueue(Payload::Copied(payload), destination.into(), Control::default(), Some(done))
+        self.enqueue(Payload::Copied(payload), options_to(destination), Some(done))
     }
 
     /// As [`write_then`](Self::write_then), for pieces that make one datagram.
@@ -117,7 +117,7 @@ impl DatagramTransport {
         R: CallbackResult + 'static,
     {
         let done = completion(done);
-        self.enqueue(gather(pieces)?, destination.into(), Control::default(), Some(done))
+        self.enqueue(gather(pieces)?, options_to(destination), Some(done))
     }
 
     /// Hands `payload` to the system before it returns, or not at all; returns its length.
@@ -161,7 +161,7 @@ impl DatagramTransport {
                 let (mut queue, mut own) = (Vec::with_capacity(piece.len()), Vec::new());
                 let mut invalid = None;
                 for (payload, to) in piece {
-                    match port.admit(payload.len(), *to, &Control::default()) {
+                    match port.admit(payload.len(), &options_to(*to)) {
                         Ok(to) => {
                             queue.push(outgoing(own.len(), payload.len(), to));
                             own.extend_from_slice(payload);
@@ -218,14 +218,14 @@ impl DatagramTransport {
     fn enqueue(
         &self,
         payload: Payload<'_>,
-        to: Option<SocketAddr>,
-        control: Control,
+        options: SendOptions,
         completion: Option<Completion>,
     ) -> Result<(), WriteError> {
         let mut completion = completion;
         let result = self.with(|port, agenda, _| {
             let len = payload.len();
-            let to = port.admit(len, to, &control)?;
+            let to = port.admit(len, &options)?;
+            let control = options.control;
             if port.is_full(len) {
                 port.flush_unless_blocked(agenda);
                 while port.is_full(len) {
@@ -263,7 +263,7 @@ impl DatagramTransport {
 
     fn try_send(&self, payload: &[u8], to: Option<SocketAddr>) -> Result<usize, WriteError> {
         self.with(|port, agenda, _| {
-            let to = port.admit(payload.len(), to, &Control::default())?;
+            let to = port.admit(payload.len(), &options_to(to))?;
             port.flush_unless_blocked(agenda);
             if !port.outbox.is_empty() {
                 return Err(WriteError::WouldBlock);
@@ -285,6 +285,10 @@ where
     R: CallbackResult + 'static,
 {
     Box::new(move |result| done(result).into_result())
+}
+
+fn options_to(destination: impl Into<Option<SocketAddr>>) -> SendOptions {
+    SendOptions { to: destination.into(), ..SendOptions::new() }
 }
 
 fn gather<'a>(pieces: &'a [IoSlice<'a>]) -> Result<Payload<'a>, WriteError> {
@@ -313,18 +317,18 @@ fn in_place<'a>(payload: Payload<'a>, key: Key, agenda: &Agenda) -> Payload<'a> 
 impl Port {
     /// The checks that every write passes, and the destination as the socket takes it.
     #[inline]
-    fn admit(
-        &self,
-        len: usize,
-        to: Option<SocketAddr>,
-        control: &Control,
-    ) -> Result<Option<SocketAddr>, WriteError> {
-        let to = match (self.peer, to) {
+    fn admit(&self, len: usize, options: &SendOptions) -> Result<Option<SocketAddr>, WriteError> {
+        let to = match (self.peer, options.to) {
             (None, Some(to)) => match self.family.admit(to) {
                 Some(to) => Some(to),
                 None => return Err(WriteError::WrongFamily { address: to, family: self.family }),
             },
             (Some(_), None) => None,
+            (Some(peer), Some(to))
+                if options.is_reply && (peer.ip(), peer.port()) == (to.ip(), to.port()) =>
+            {
+                None
+            }
             (Some(peer), Some(_)) => return Err(WriteError::IsConnected { peer }),
             (None, None) => return Err(WriteError::DestinationRequired),
         };
@@ -337,7 +341,7 @@ impl Port {
         {
             return Err(WriteError::BroadcastNotAllowed);
         }
-        if !control.is_none() && !self.capabilities.send_options {
+        if !options.control.is_none() && !self.capabilities.send_options {
             return Err(WriteError::Unsupported { name: "source, interface, hop limit or ECN" });
         }
         Ok(to)

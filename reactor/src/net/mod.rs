@@ -99,9 +99,8 @@ pub(crate) struct Event {
 pub(crate) enum Ownership {
     /// Ours alone: it is made non-blocking and close-on-exec, and closed with the port.
     Owned,
-    /// A duplicate; the caller keeps using the original, whose flags must stay as they are. Every
-    /// call is made with `MSG_DONTWAIT`, and the duplicate is deregistered before it is closed
-    /// (epoll drops a registration by itself only with the last descriptor of the socket).
+    /// A duplicate; the caller keeps using the original, whose flags must stay as they are: every
+    /// call is made with `MSG_DONTWAIT`.
     Shared,
 }
 
@@ -227,6 +226,10 @@ pub(crate) trait DatagramSocket {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Datagrams the kernel dropped on this socket so far, modulo 2^32; `None` if it does not say.
+    fn drops(&self) -> Option<u32> {
+        None
+    }
     /// The descriptor, where there is one.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 }

@@ -21,6 +21,7 @@
 //! | [`SendHeaders`] | `sendmmsg`, filled message by message |
 //! | [`Encoder`], [`decode`] | control messages, to and from the kernel |
 //! | [`take_report`] | one entry of the error queue |
+//! | [`drops`] | the kernel's count of dropped datagrams |
 //! | [`request_group`], [`request_source`], [`source_filter`] | multicast groups (RFC 3678) |
 //! | [`set_multicast_interface_v4`] | `IP_MULTICAST_IF` by index |
 //!
@@ -39,7 +40,7 @@ pub(crate) mod signals;
 pub(crate) use interfaces::{InterfaceEntry, interface_entries};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::{
-    BATCH, Encoder, Outbound, Received, RecvHeaders, SendHeaders, decode, request_group,
+    BATCH, Encoder, Outbound, Received, RecvHeaders, SendHeaders, decode, drops, request_group,
     request_source, set_multicast_interface_v4, source_filter, take_report,
 };
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

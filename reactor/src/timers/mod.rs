@@ -129,20 +129,26 @@ impl Timer {
         let outcome = crate::callback::guarded(|| self.call.call(&handle, now));
         let failed = outcome.is_err();
         if let Err(failure) = outcome {
-            inner.report(None, "timer", failure);
+            // A failure ends a repeating call.
+            inner.report(None, if repeats { "looping call, which ends" } else { "timer" }, failure);
         }
-        if !repeats {
-            self.call.discard();
-        } else if failed {
-            self.finish(Status::Called);
-        } else if self.status.get() == Status::Pending {
-            if self.id.get().is_none()
-                && let Some(deadline) = self.call.again(inner.now_ns())
-            {
-                schedule(inner, &self, deadline);
+        if repeats && failed {
+            self.leave(inner);
+            self.status.set(Status::Called);
+        }
+        if !repeats || self.status.get() != Status::Pending {
+            // The drop of what was captured is user code, too.
+            let dropped = crate::callback::guarded(|| {
+                self.call.discard();
+                Ok(())
+            });
+            if let Err(failure) = dropped {
+                inner.report(None, "drop of a timer", failure);
             }
-        } else {
-            self.call.discard();
+        } else if self.id.get().is_none()
+            && let Some(deadline) = self.call.again(inner.now_ns())
+        {
+            schedule(inner, &self, deadline);
         }
     }
 
@@ -161,6 +167,16 @@ impl Timer {
 
     pub(crate) fn is_referenced(&self) -> bool {
         self.referenced.get()
+    }
+
+    /// Takes the timer out of the queue, if it is in there.
+    fn leave(&self, inner: &Inner) {
+        if let Some(id) = self.id.take() {
+            let core = &mut *inner.core.borrow_mut();
+            core.agenda.references -= usize::from(self.referenced.get());
+            // Not its last owner: nothing of the user's is dropped here.
+            core.timers.remove(id);
+        }
     }
 
     fn finish(&self, status: Status) {
@@ -219,13 +235,8 @@ impl DelayedCall {
     /// is gone.
     pub fn cancel(&self) -> Result<(), TimerError> {
         let inner = self.pending()?;
-        let removed = self.timer.id.take().and_then(|id| {
-            let core = &mut *inner.core.borrow_mut();
-            core.agenda.references -= usize::from(self.timer.referenced.get());
-            core.timers.remove(id)
-        });
+        self.timer.leave(&inner);
         self.timer.finish(Status::Cancelled);
-        drop(removed);
         Ok(())
     }
 

@@ -19,6 +19,9 @@ use crate::sys::{self, Encoder, Outbound, Received, SendHeaders};
 /// Most datagrams that UDP_SEGMENT makes of one message on every kernel that has it.
 const MAX_SEGMENTS: usize = 64;
 
+/// Most bytes of one message: what fits over IPv4, which a dual-stack socket may be using.
+const RUN_BYTES: usize = 65_507;
+
 /// So many full batches in a row, each from a single source, ...
 const STREAK: u32 = 8;
 /// ... each of at least so many messages, show traffic that UDP_GRO would merge. With it on and
@@ -125,10 +128,6 @@ impl Transfer for Batched {
                 meta: Meta::default(),
             };
             if control {
-                if granted.contains(Metadata::DROPS) && !headers.control_truncated(index) {
-                    // The kernel is silent as long as there are none.
-                    message.meta.drops = Some(0);
-                }
                 for received in sys::decode(headers.control(index)) {
                     note(&mut message, granted, received);
                 }
@@ -347,7 +346,7 @@ impl Batched {
                 Err(_) => break,
             };
             let count = match first.len {
-                len if 0 < len && len < bound => run(at.family, rest),
+                len if 0 < len && len < bound => run(rest),
                 _ => 1,
             };
             runs[outbound.len()] = count as u16;
@@ -367,9 +366,9 @@ impl Batched {
 /// How many datagrams from the first on can leave as one message: equal in everything but that
 /// the last may be shorter.
 #[inline]
-fn run(family: Family, queue: &[Outgoing]) -> usize {
+fn run(queue: &[Outgoing]) -> usize {
     let first = &queue[0];
-    let room = family.max_payload(first.to);
+    let room = RUN_BYTES;
     let (mut total, mut count) = (first.len, 1);
     for next in queue.iter().take(MAX_SEGMENTS).skip(1) {
         let joins = 0 < next.len

@@ -61,8 +61,8 @@ impl OsDriver {
         })
     }
 
-    fn endpoint(&self, socket: Socket, family: Family, shared: bool, token: usize) -> Endpoint {
-        Endpoint::new(socket, family, self.poller.registration(token, shared))
+    fn endpoint(&self, socket: Socket, family: Family, token: usize) -> Endpoint {
+        Endpoint::new(socket, family, self.poller.registration(token))
     }
 }
 
@@ -101,7 +101,7 @@ impl Driver for OsDriver {
         let socket =
             Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(OpenError::Socket)?;
         socket.set_nonblocking(true).map_err(OpenError::Socket)?;
-        let endpoint = self.endpoint(socket, spec.family, false, token);
+        let endpoint = self.endpoint(socket, spec.family, token);
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(batching) = &self.batching {
             return Ok(configure(endpoint, batching.opened(), spec)?);
@@ -121,7 +121,7 @@ impl Driver for OsDriver {
             socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
             socket.set_cloexec(true).map_err(AdoptError::Socket)?;
         }
-        let endpoint = self.endpoint(socket, family, ownership == Ownership::Shared, token);
+        let endpoint = self.endpoint(socket, family, token);
         #[cfg(any(target_os = "linux", target_os = "android"))]
         {
             let merging = udp && batched::merges(endpoint.fd());

@@ -72,9 +72,9 @@ impl Poller {
     }
 
     /// The right to be polled under `token`; nothing is registered yet.
-    pub(super) fn registration(&self, token: usize, shared: bool) -> Registration {
+    pub(super) fn registration(&self, token: usize) -> Registration {
         debug_assert_ne!(Token(token), WAKER);
-        Registration { registry: Rc::clone(&self.registry), token: Token(token), shared }
+        Registration { registry: Rc::clone(&self.registry), token: Token(token) }
     }
 }
 
@@ -82,8 +82,6 @@ impl Poller {
 pub(super) struct Registration {
     registry: Rc<Registry>,
     token: Token,
-    /// Another descriptor of the socket outlives ours, and would keep the registration alive.
-    shared: bool,
 }
 
 impl Registration {
@@ -100,11 +98,11 @@ impl Registration {
         self.registry.reregister(&mut SourceFd(&fd.as_raw_fd()), self.token, interest)
     }
 
-    /// To be called before the descriptor is closed.
+    /// To be called before the descriptor is closed: epoll forgets a registration by itself only
+    /// with the last descriptor of a socket, and others may have one (whoever gave us a duplicate,
+    /// a service manager, a child).
     pub(super) fn end(&self, fd: BorrowedFd<'_>) {
-        if self.shared {
-            // Fails if it was never registered, which is as good.
-            let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
-        }
+        // Fails if it was never registered, which is as good.
+        let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
     }
 }

@@ -233,7 +233,11 @@ impl<T: Transfer> DatagramSocket for OsSocket<T> {
     }
 
     fn set_device(&self, name: Option<&str>) -> io::Result<()> {
-        options::set_device(&self.endpoint.socket, name)
+        options::set_device(&self.endpoint.socket, name)?;
+        if let Some(unconnected) = &mut *self.endpoint.unconnected.borrow_mut() {
+            unconnected.device = name.map(str::to_owned);
+        }
+        Ok(())
     }
 
     fn set_metadata(&self, wanted: Metadata) -> io::Result<Metadata> {
@@ -254,6 +258,11 @@ impl<T: Transfer> DatagramSocket for OsSocket<T> {
 
     fn set_multicast_interface(&self, interface: u32, source: Option<Ipv4Addr>) -> io::Result<()> {
         groups::set_multicast_interface(&self.endpoint, interface, source)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn drops(&self) -> Option<u32> {
+        sys::drops(self.endpoint.fd())
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -108,12 +108,6 @@ impl RecvHeaders {
         self.messages[index].msg_hdr.msg_flags & libc::MSG_TRUNC != 0
     }
 
-    /// Control messages were lost for lack of room.
-    #[inline]
-    pub(crate) fn control_truncated(&self, index: usize) -> bool {
-        self.messages[index].msg_hdr.msg_flags & libc::MSG_CTRUNC != 0
-    }
-
     /// The control messages, for [`decode`](super::decode).
     #[inline]
     pub(crate) fn control(&self, index: usize) -> &[u8] {

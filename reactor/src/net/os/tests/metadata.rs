@@ -68,7 +68,8 @@ fn each_kind_comes_alone_and_all_come_together() {
             assert_eq!(meta.specific_destination, specific, "{family:?}");
             assert_eq!(meta.hop_limit, when(Metadata::HOP_LIMIT).then_some(17));
             assert_eq!(meta.ecn, when(Metadata::ECN).then_some(Ecn::Ect1), "{family:?} {host}");
-            assert_eq!(meta.drops, when(Metadata::DROPS).then_some(0));
+            // The kernel is silent until the first.
+            assert_eq!(meta.drops, None);
             assert_eq!(meta.received_at.is_some(), when(Metadata::RECEIVE_TIME));
             if let Some(time) = meta.received_at {
                 let age = SystemTime::now().duration_since(time).unwrap_or_default();
@@ -101,7 +102,7 @@ fn what_is_no_longer_wanted_no_longer_comes() {
     assert_eq!(receiver.capabilities().metadata, left);
     send(&*sender, b"x", to).unwrap();
     let meta = bench.arrivals(&*receiver, 1)[0].meta;
-    assert!(meta.hop_limit.is_some() && meta.drops.is_some());
+    assert!(meta.hop_limit.is_some());
     assert!(meta.destination.is_none() && meta.ecn.is_none() && meta.received_at.is_none());
 }
 
