@@ -109,7 +109,14 @@ impl Handle {
 
     /// What the reactor has done so far.
     pub fn stats(&self) -> ReactorStats {
-        self.upgrade().map_or_else(ReactorStats::default, |inner| inner.core.borrow().agenda.stats)
+        let Some(inner) = self.upgrade() else { return ReactorStats::default() };
+        let mut stats = inner.core.borrow().agenda.stats;
+        (stats.lookups, stats.pending_lookups) = inner.names.gauges();
+        #[cfg(feature = "dns")]
+        {
+            (stats.resolver_tasks, stats.resolver_sockets) = inner.executor.gauges();
+        }
+        stats
     }
 }
 

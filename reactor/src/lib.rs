@@ -11,6 +11,7 @@ mod handle;
 mod inner;
 mod net;
 mod reactor;
+mod resolve;
 mod slots;
 mod stats;
 mod sys;
@@ -30,6 +31,12 @@ pub use error::{
 };
 pub use handle::Handle;
 pub use reactor::{Builder, Reactor};
+#[cfg(feature = "dns")]
+pub use resolve::DnsResolver;
+pub use resolve::{
+    AddressFamily, Answer, Query, QueryId, Resolution, Resolve, ResolveError, ResolveOptions,
+    SystemResolver,
+};
 pub use stats::{PortStats, ReactorStats};
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};

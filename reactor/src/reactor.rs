@@ -133,6 +133,8 @@ impl Reactor {
         inner.core.borrow_mut().agenda.stats.turns += 1;
         self.posted_calls();
         self.due_timers();
+        #[cfg(feature = "dns")]
+        crate::resolve::Executor::run(inner);
         self.flush_dirty();
         let events = self.poll(timeout)?;
         self.dispatch(&events);
@@ -224,12 +226,20 @@ impl Reactor {
                 writable: event.writable,
                 error: event.error,
             };
+            #[cfg(feature = "dns")]
+            if Kind::of(event.token) == Some(Kind::Task) {
+                let (readable, writable) =
+                    (event.readable || event.error, event.writable || event.error);
+                let known = inner.executor.event(event.token, readable, writable);
+                inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
+                continue;
+            }
             let key = {
                 let stopping = inner.is_stopping();
                 let core = &mut *inner.core.borrow_mut();
                 let key = match Kind::of(event.token) {
                     Some(Kind::Datagram) => core.ports.key_of(event.token),
-                    None => None,
+                    _ => None,
                 };
                 let Some(key) = key else {
                     core.agenda.stats.stale_events += 1;
@@ -356,7 +366,12 @@ impl Drop for Reactor {
         for (_, _, timer) in timers.iter() {
             timer.close();
         }
-        drop((ports, timers, agenda, batch, remote));
+        #[cfg(feature = "dns")]
+        let tasks = inner.executor.close();
+        #[cfg(not(feature = "dns"))]
+        let tasks = ();
+        let names = inner.names.close();
+        drop((ports, timers, agenda, batch, remote, names, tasks));
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`option`], [`set_option`] | a socket option with an `int` for a value |
 //! | [`disconnect`] | `connect` to `AF_UNSPEC` |
 //! | [`interface_index`] | `if_nametoindex` |
+//! | [`host_addresses`] | `getaddrinfo`; the one that blocks (`names.rs`) |
 //! | [`inherited_fds`] | descriptors handed over at exec, claimed once per process |
 //! | [`RecvHeaders`] | what a batched receive keeps between calls; empty where there is none |
 //!
@@ -20,19 +21,21 @@
 //! | [`Encoder`], [`decode`] | control messages, to and from the kernel |
 //! | [`take_report`] | one entry of the error queue |
 //!
-//! No function here keeps a pointer beyond its call, and none blocks. Calls that a signal
+//! No function here keeps a pointer beyond its call, and none but [`host_addresses`] blocks. Calls that a signal
 //! interrupted are made again.
 
 #![allow(unsafe_code)]
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
+mod names;
 mod portable;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::{
     BATCH, Encoder, Outbound, Received, RecvHeaders, SendHeaders, decode, take_report,
 };
+pub(crate) use names::host_addresses;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use portable::RecvHeaders;
 pub(crate) use portable::{
