@@ -142,7 +142,7 @@ mod tests {
             (&long, "253"),
             ("a\0b", "zero"),
             ("host:80", "colon"),
-            ("[::1]", "colon"),
+            ("[::1]", "bracket"),
             ("[v]", "bracket"),
             ("http//x", "slash"),
             ("a b", "letters"),

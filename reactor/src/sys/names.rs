@@ -8,6 +8,10 @@ use std::ptr::{copy_nonoverlapping, null, null_mut};
 
 use socket2::{SockAddr, SockAddrStorage};
 
+/// "No address of this family", netdb.h; libc does not name it.
+#[cfg(target_os = "linux")]
+const EAI_ADDRFAMILY: libc::c_int = -9;
+
 /// The addresses of a host, in the order of the system's choice; none when there is no such host.
 /// Blocks for as long as the system takes.
 ///
@@ -28,6 +32,8 @@ pub(crate) fn host_addresses(name: &CStr, family: i32) -> io::Result<Vec<SocketA
         // Not every system tells "no such host" from "no such address".
         #[cfg(any(target_os = "linux", target_os = "android"))]
         libc::EAI_NODATA => return Ok(Vec::new()),
+        #[cfg(target_os = "linux")]
+        EAI_ADDRFAMILY => return Ok(Vec::new()),
         libc::EAI_SYSTEM => return Err(io::Error::last_os_error()),
         code => {
             // SAFETY: the text is a constant of the C library, ended by a zero byte.
