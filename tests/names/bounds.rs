@@ -138,3 +138,11 @@ fn a_reactor_without_lookups_has_no_client() {
     let stats = reactor.stats();
     assert_eq!((stats.lookups, stats.resolver_tasks, stats.resolver_sockets), (0, 0, 0));
 }
+
+#[test]
+fn no_other_runtime_is_among_the_dependencies() {
+    // The lock file lists them for every system.
+    let lock = include_str!("../../Cargo.lock");
+    assert!(lock.contains("name = \"hickory-resolver\""));
+    assert!(!lock.contains("name = \"tokio\""));
+}

@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use strand_reactor::{AddressFamily, Datagram, DatagramProtocol, DatagramTransport};
@@ -147,38 +149,66 @@ fn a_truncated_answer_is_asked_for_again_by_tcp() {
             Some((site, listener))
         })
         .expect("a free port");
-    let thread = std::thread::spawn(move || {
-        // The client closes its connections when the reactor goes; both types may share one.
-        let mut served = 0;
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut len = [0; 2];
-            while stream.read_exact(&mut len).is_ok() {
-                let mut query = vec![0; usize::from(u16::from_be_bytes(len))];
-                stream.read_exact(&mut query).unwrap();
-                let question = Question::parse(&query).unwrap();
-                let records: Vec<_> = match question.kind {
-                    // 200 addresses: what does not fit into a datagram of 512 bytes.
-                    A => (0..200).map(|last| a(&question.name, [127, 0, 1, last])).collect(),
-                    _ => vec![],
-                };
-                let answer = message(&question, 0, false, &records);
-                let mut framed = (answer.len() as u16).to_be_bytes().to_vec();
-                framed.extend(answer);
-                // In two pieces, the length apart from itself.
-                stream.write_all(&framed[..1]).unwrap();
-                stream.write_all(&framed[1..]).unwrap();
-                served += 1;
-                if served == 2 {
-                    return;
+    let address = listener.local_addr().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let thread = std::thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let mut served = Vec::new();
+            for stream in listener.incoming() {
+                if over.load(Ordering::Acquire) {
+                    break;
                 }
+                served.push(std::thread::spawn(move || serve_many_addresses(stream.unwrap())));
             }
+            served.into_iter().map(|thread| thread.join().unwrap()).sum::<u32>()
         }
     });
     let addresses = site.look_up("big.test").unwrap();
     assert_eq!(addresses.len(), 200);
     assert!(addresses.contains(&IpAddr::V4(Ipv4Addr::new(127, 0, 1, 199))));
-    thread.join().unwrap();
+    // The connections close with the client.
+    drop(site);
+    over.store(true, Ordering::Release);
+    drop(TcpStream::connect(address).unwrap());
+    assert_eq!(thread.join().unwrap(), 2);
+}
+
+/// Answers the queries of one connection with 200 addresses, which do not fit into a datagram of
+/// 512 bytes, and tells how many there were.
+fn serve_many_addresses(mut stream: TcpStream) -> u32 {
+    let mut served = 0;
+    let mut len = [0; 2];
+    while stream.read_exact(&mut len).is_ok() {
+        let mut query = vec![0; usize::from(u16::from_be_bytes(len))];
+        stream.read_exact(&mut query).unwrap();
+        let question = Question::parse(&query).unwrap();
+        let records: Vec<_> = match question.kind {
+            A => (0..200).map(|last| a(&question.name, [127, 0, 1, last])).collect(),
+            _ => vec![],
+        };
+        let answer = message(&question, 0, false, &records);
+        let mut framed = (answer.len() as u16).to_be_bytes().to_vec();
+        framed.extend(answer);
+        // In two pieces, so that the length arrives apart from the rest.
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(&framed[..1]).unwrap();
+        stream.write_all(&framed[1..]).unwrap();
+        served += 1;
+    }
+    served
+}
+
+#[test]
+fn a_truncated_answer_without_tcp_is_a_failure_and_no_half_answer() {
+    let site = Site::configured("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n", "", |_| {
+        Reply::Truncated
+    });
+    let error = site.look_up("big.test").unwrap_err();
+    assert!(
+        matches!(error, ResolveError::Failed { .. } | ResolveError::TimedOut { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -341,10 +371,9 @@ fn a_circle_of_aliases_has_an_end() {
 #[test]
 fn a_port_where_nobody_listens_fails_at_once() {
     let reactor = Reactor::new().unwrap();
-    // The number of a socket that is gone.
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let files = Files::new("nameserver 127.0.0.1\noptions timeout:30\n", "");
-    reactor.set_resolver(files.resolver(port));
+    // An address of this host that no other test binds.
+    let files = Files::new("nameserver 127.77.0.1\noptions timeout:30\n", "");
+    reactor.set_resolver(files.resolver(53));
     let error = look_up(&reactor, "any.test", ResolveOptions::new()).unwrap_err();
     assert!(matches!(error, ResolveError::Failed { .. }), "{error}");
 }

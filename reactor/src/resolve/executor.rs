@@ -47,6 +47,8 @@ struct Slot {
 /// What wakers, and futures that are dropped, reach without the reactor.
 pub(super) struct Shared {
     lists: Mutex<Lists>,
+    /// The lists are not empty.
+    pressing: AtomicBool,
     thread: ThreadId,
     mailbox: Arc<Mailbox>,
 }
@@ -76,7 +78,7 @@ impl Wake for Wakes {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            self.shared.lists().runnable.push_back(self.key);
+            self.shared.make_runnable(self.key);
             if std::thread::current().id() != self.shared.thread {
                 self.shared.mailbox.ring();
             }
@@ -90,8 +92,14 @@ impl Shared {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn make_runnable(&self, key: Key) {
+        self.lists().runnable.push_back(key);
+        self.pressing.store(true, Ordering::Release);
+    }
+
     pub(super) fn give_up(&self, what: GivenUp) {
         self.lists().given_up.push(what);
+        self.pressing.store(true, Ordering::Release);
     }
 }
 
@@ -127,6 +135,7 @@ impl Executor {
             sleeps: RefCell::new(Slots::new()),
             shared: Arc::new(Shared {
                 lists: Mutex::default(),
+                pressing: AtomicBool::new(false),
                 thread: std::thread::current().id(),
                 mailbox: Arc::clone(mailbox),
             }),
@@ -147,7 +156,7 @@ impl Executor {
             let wakes = Arc::new(Wakes { key, queued: AtomicBool::new(true), shared });
             tasks.insert(Slot { task: Some(task), wakes })
         };
-        self.shared.lists().runnable.push_back(key);
+        self.shared.make_runnable(key);
         key
     }
 
@@ -159,8 +168,7 @@ impl Executor {
 
     /// Whether the next poll must not sleep.
     pub(crate) fn is_pressing(&self) -> bool {
-        let lists = self.shared.lists();
-        !lists.runnable.is_empty() || !lists.given_up.is_empty()
+        self.shared.pressing.load(Ordering::Acquire)
     }
 
     /// Tasks that have not ended, and sockets they have open.
@@ -171,7 +179,8 @@ impl Executor {
     /// The phase of a turn: polls what was woken before it began.
     pub(crate) fn run(inner: &Rc<Inner>) {
         let executor = &inner.executor;
-        if !executor.is_pressing() {
+        // Cleared before the lists are emptied, so that nothing put there meanwhile is overlooked.
+        if !executor.shared.pressing.swap(false, Ordering::AcqRel) {
             return;
         }
         let due = std::mem::take(&mut executor.shared.lists().runnable);
