@@ -80,6 +80,22 @@ fn ten_thousand_lookups_are_each_answered_once() {
 }
 
 #[test]
+fn the_end_of_the_reactor_closes_the_sockets_of_lookups() {
+    if !alone("bounds::the_end_of_the_reactor_closes_the_sockets_of_lookups") {
+        return;
+    }
+    let before = count("fd");
+    let site = Site::new(|_| Reply::Silence);
+    let told = Told::default();
+    site.begin("www.test", &told);
+    site.turn_until(|| site.log.borrow().len() == 2);
+    assert!(count("fd") > before || before.is_none());
+    drop(site);
+    assert_eq!(count("fd"), before);
+    assert!(told.borrow().is_empty());
+}
+
+#[test]
 fn the_dns_client_has_no_threads() {
     if !alone("bounds::the_dns_client_has_no_threads") {
         return;

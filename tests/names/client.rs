@@ -253,13 +253,27 @@ fn nothing_but_garbage_ends_in_an_error() {
 
 #[test]
 fn an_endless_flood_from_the_server_does_not_hold_the_loop() {
-    let site = Site::new(|_| Reply::Raw(vec![b"flood".to_vec(); 900]));
-    let told = Told::default();
-    let lookup = site.begin("flood.test", &told);
-    site.turn_until(|| site.log.borrow().len() >= 2);
-    lookup.cancel();
-    site.turn_until(|| !told.borrow().is_empty());
-    assert!(matches!(told.borrow()[..], [Err(ResolveError::Cancelled { .. })]));
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let over = Arc::new(AtomicBool::new(false));
+    let thread = std::thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let (_, client) = server.recv_from(&mut [0; 512]).unwrap();
+            while !over.load(Ordering::Acquire) {
+                let _ = server.send_to(b"flood", client);
+            }
+        }
+    });
+    let reactor = Reactor::new().unwrap();
+    let files = Files::new("nameserver 127.0.0.1\n", "");
+    reactor.set_resolver(files.resolver(port));
+    let options =
+        ResolveOptions::new().family(AddressFamily::V4).timeout(Some(Duration::from_millis(100)));
+    let error = look_up(&reactor, "flood.test", options).unwrap_err();
+    over.store(true, Ordering::Release);
+    thread.join().unwrap();
+    assert!(matches!(error, ResolveError::TimedOut { .. }), "{error}");
 }
 
 /// Answers from another port first, with all else right.
@@ -392,6 +406,35 @@ fn cancelling_frees_the_sockets_and_tells_once() {
     site.turn_until(|| !told.borrow().is_empty());
     site.turn_until(|| site.reactor.stats().resolver_sockets == 0);
     assert!(matches!(told.borrow()[..], [Err(ResolveError::Cancelled { .. })]));
+}
+
+#[test]
+fn a_client_that_is_replaced_fails_what_it_owes_and_closes_its_sockets() {
+    let site = Site::new(|_| Reply::Silence);
+    let told = Told::default();
+    for number in 0..100 {
+        site.begin(&format!("h{number}.test"), &told);
+    }
+    site.turn_until(|| !site.log.borrow().is_empty());
+    site.reactor.set_resolver(site.files.resolver(site.port()));
+    site.turn_until(|| told.borrow().len() == 100);
+    assert!(told.borrow().iter().all(|told| matches!(told, Err(ResolveError::Failed { .. }))));
+    site.turn_until(|| site.reactor.stats().resolver_sockets == 0);
+    site.turn_until(|| site.reactor.stats().resolver_tasks == 0);
+}
+
+#[test]
+fn a_server_may_have_an_ipv6_address() {
+    let reactor = Reactor::new().unwrap();
+    let protocol = DnsServer { answer: v4, log: Log::default() };
+    let Ok(server) = reactor.listen_udp("[::1]:0", protocol) else {
+        println!("skipped: there is no IPv6 here");
+        return;
+    };
+    let files = Files::new("nameserver ::1\n", "");
+    reactor.set_resolver(files.resolver(server.local_addr().unwrap().port()));
+    let outcome = look_up(&reactor, "www.test", ResolveOptions::new());
+    assert_eq!(outcome.unwrap(), ips(&["127.0.0.9"]));
 }
 
 #[test]

@@ -160,10 +160,11 @@ impl Executor {
         key
     }
 
-    /// Ends a task where it stands.
+    /// Ends a task where it stands, and frees what it had.
     pub(super) fn abort(&self, key: Key) {
         let slot = self.tasks.borrow_mut().remove(key);
         drop(slot);
+        self.sweep();
     }
 
     /// Whether the next poll must not sleep.
@@ -319,5 +320,110 @@ impl Drop for Sleep {
         if let Some((key, shared)) = self.set.take() {
             shared.give_up(GivenUp::Sleep(key));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::Reactor;
+
+    fn inner(reactor: &Reactor) -> Rc<Inner> {
+        reactor.upgrade().unwrap()
+    }
+
+    #[test]
+    fn a_waker_rings_the_loop_from_another_thread() {
+        let reactor = Reactor::new().unwrap();
+        // Keeps the loop sleeping rather than going.
+        let watchdog = reactor.call_later(Duration::from_secs(60), |handle| handle.stop());
+        let (sender, receiver) = mpsc::channel::<Waker>();
+        let thread = std::thread::spawn(move || receiver.recv().unwrap().wake());
+        let mut sender = Some(sender);
+        let handle = reactor.clone();
+        inner(&reactor).executor.spawn(Box::pin(async move {
+            poll_fn(|cx| match sender.take() {
+                Some(sender) => {
+                    sender.send(cx.waker().clone()).unwrap();
+                    Poll::Pending
+                }
+                None => Poll::Ready(()),
+            })
+            .await;
+            handle.stop();
+        }));
+        reactor.run().unwrap();
+        thread.join().unwrap();
+        assert!(watchdog.active());
+        assert_eq!(inner(&reactor).executor.gauges().0, 0);
+    }
+
+    #[test]
+    fn a_task_woken_by_itself_is_polled_once_a_turn() {
+        let reactor = Reactor::new().unwrap();
+        let polls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&polls);
+        let key = inner(&reactor).executor.spawn(Box::pin(poll_fn(move |cx| {
+            counted.set(counted.get() + 1);
+            cx.waker().wake_by_ref();
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })));
+        for turn in 1..=5 {
+            reactor.iterate(None).unwrap();
+            assert_eq!(polls.get(), turn);
+        }
+        inner(&reactor).executor.abort(key);
+        reactor.iterate(None).unwrap();
+        assert_eq!(polls.get(), 5);
+    }
+
+    #[test]
+    fn a_task_that_panics_ends_and_hurts_no_other() {
+        let reactor = Reactor::new().unwrap();
+        let inner = inner(&reactor);
+        inner.executor.spawn(Box::pin(async { panic!("on purpose") }));
+        let ended = Rc::new(Cell::new(false));
+        let told = Rc::clone(&ended);
+        inner.executor.spawn(Box::pin(async move { told.set(true) }));
+        reactor.iterate(None).unwrap();
+        assert!(ended.get());
+        assert_eq!(inner.executor.gauges().0, 0);
+        assert_eq!(reactor.stats().callback_panics, 1);
+    }
+
+    #[test]
+    fn a_sleep_wakes_its_task_and_an_abandoned_one_leaves_no_timer() {
+        let reactor = Reactor::new().unwrap();
+        let inner = inner(&reactor);
+        let ended = Rc::new(Cell::new(false));
+        let told = Rc::clone(&ended);
+        inner.executor.spawn(Box::pin(async move {
+            let mut abandoned = Sleep::new(Duration::from_secs(60));
+            poll_fn(|cx| {
+                assert!(Pin::new(&mut abandoned).poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            drop(abandoned);
+            Sleep::new(Duration::from_millis(1)).await;
+            told.set(true);
+        }));
+        while !ended.get() {
+            reactor.iterate(None).unwrap();
+        }
+        assert!(reactor.pending_timers().is_empty());
+        assert!(inner.executor.sleeps.borrow().is_empty());
+    }
+
+    #[test]
+    fn tasks_do_not_keep_run_going() {
+        let reactor = Reactor::new().unwrap();
+        inner(&reactor).executor.spawn(Box::pin(std::future::pending()));
+        reactor.run().unwrap();
+        assert_eq!(inner(&reactor).executor.gauges().0, 1);
     }
 }

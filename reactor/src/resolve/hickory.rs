@@ -30,13 +30,16 @@ use crate::slots::Key;
 /// descriptors. The rest waits here, without a socket.
 const MOST: usize = 64;
 
+/// Answers that are kept.
+const CACHED: u64 = 256;
+
 /// A DNS client on the reactor's own loop: no threads, and a cancelled lookup is gone at once.
 ///
 /// It reads resolv.conf(5) and hosts(5) at its first lookup and after
 /// [`Handle::reload_resolver`]: name servers, search list, `ndots`, `timeout`, `attempts`, `edns0`.
 /// What the hosts file knows is not asked of a server. Queries go by UDP, each from a socket of
-/// its own on a random port, and by TCP after a truncated answer. Answers are kept for as long as
-/// they say. At most 64 lookups are at work; others wait for their turn, in order.
+/// its own on a random port, and by TCP after a truncated answer. Up to 256 answers
+/// are kept, for as long as they say. At most 64 lookups are at work; others wait for their turn, in order.
 ///
 /// It is not the system's resolver: nsswitch.conf(5), and with it multicast DNS and the like, is
 /// none of its concern; [`SystemResolver`](crate::SystemResolver) knows these. Of the options of
@@ -259,6 +262,8 @@ impl Client {
         }
         // There it is the number of attempts, here that of repetitions.
         options.attempts = options.attempts.saturating_sub(1);
+        // An answer may have thousands of records.
+        options.cache_size = CACHED;
         // Hosts are looked up here: with an IPv4 address in the file alone, hickory would ask a
         // server for an IPv6 one.
         options.use_hosts_file = ResolveHosts::Never;
