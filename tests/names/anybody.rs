@@ -286,6 +286,25 @@ fn a_resolver_that_is_replaced_fails_what_it_owes_and_the_next_one_is_asked() {
 }
 
 #[test]
+fn a_resolver_hears_nothing_of_what_its_predecessor_was_asked() {
+    let reactor = Reactor::new().unwrap();
+    let former = Keeper::default();
+    let kept = Rc::clone(&former.kept);
+    reactor.set_resolver(former);
+    let told = Told::default();
+    let lookup = begin(&reactor, "host", ResolveOptions::new(), &told);
+    turn_until(&reactor, || !kept.borrow().is_empty());
+    let present = Keeper::default();
+    let cancelled = Rc::clone(&present.cancelled);
+    reactor.set_resolver(present);
+    // The test holds the answer, so the lookup is still under way.
+    assert!(lookup.cancel());
+    reactor.run().unwrap();
+    assert_eq!(told.borrow().len(), 1);
+    assert!(cancelled.borrow().is_empty());
+}
+
+#[test]
 fn reload_reaches_the_resolver_from_the_loop() {
     let reactor = Reactor::new().unwrap();
     let keeper = Keeper::default();

@@ -300,7 +300,8 @@ impl Future for Sleep {
         if self.bell.rung.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
-        *self.bell.waker() = Some(cx.waker().clone());
+        let former = self.bell.waker().replace(cx.waker().clone());
+        drop(former);
         if self.set.is_none() {
             // Only the executor polls it, so there is a reactor; a sleep without one is over.
             let Some(inner) = current() else { return Poll::Ready(()) };

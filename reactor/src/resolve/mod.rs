@@ -58,6 +58,8 @@ pub(crate) struct Names {
     lookups: RefCell<Slots<Lookup>>,
     /// Made at the first query, unless set; out while it is called.
     resolver: Cell<Option<Box<dyn Resolve>>>,
+    /// Counts the resolvers there have been.
+    generation: Cell<u32>,
     begun: Cell<u64>,
 }
 
@@ -65,14 +67,19 @@ struct Lookup {
     query: Query,
     done: Done,
     timer: Option<DelayedCall>,
-    /// The resolver has the query.
-    asked: bool,
+    /// The generation of the resolver that has the query.
+    asked: Option<u32>,
     referenced: bool,
 }
 
 impl Names {
     pub(crate) fn new() -> Self {
-        Self { lookups: RefCell::new(Slots::new()), resolver: Cell::new(None), begun: Cell::new(0) }
+        Self {
+            lookups: RefCell::new(Slots::new()),
+            resolver: Cell::new(None),
+            generation: Cell::new(0),
+            begun: Cell::new(0),
+        }
     }
 
     /// Lookups begun so far, and those under way.
@@ -138,7 +145,7 @@ impl Inner {
             }
             Literal::Name => {
                 if let Some(lookup) = self.names.lookups.borrow_mut().get_mut(key) {
-                    lookup.asked = true;
+                    lookup.asked = Some(self.names.generation.get());
                 }
                 let answer = Answer::new(self, key);
                 self.names.with_resolver(self, |resolver, handle| {
@@ -156,7 +163,10 @@ impl Inner {
             // Failing means that the timer is what ends the lookup.
             let _ = timer.cancel();
         }
-        let abandoned = asked && matches!(result, Err(Failing::TimedOut | Failing::Cancelled));
+        let asked = match result {
+            Err(Failing::TimedOut | Failing::Cancelled) => asked,
+            _ => None,
+        };
         let result = match result {
             Ok(mut addresses) => {
                 addresses.retain(|address| query.family.contains(address.ip()));
@@ -165,7 +175,9 @@ impl Inner {
             Err(failing) => Err(failing),
         };
         let call: Call = Box::new(move |handle| {
-            if abandoned && let Some(inner) = handle.upgrade() {
+            if let Some(inner) = handle.upgrade()
+                && asked == Some(inner.names.generation.get())
+            {
                 inner.names.with_resolver(&inner, |resolver, handle| {
                     resolver.cancel(handle, query.id);
                 });
@@ -353,7 +365,7 @@ impl Handle {
         let id = QueryId(names.begun.get());
         names.begun.set(id.0 + 1);
         let query = Query { id, name: name.into(), family: options.family };
-        let lookup = Lookup { query, done, timer: None, asked: false, referenced: true };
+        let lookup = Lookup { query, done, timer: None, asked: None, referenced: true };
         let key = names.lookups.borrow_mut().insert(lookup);
         if let Some(timeout) = options.timeout {
             let timer = self.call_later(timeout, move |handle| {
@@ -389,7 +401,9 @@ impl Handle {
         if inner.core.borrow().closed {
             return;
         }
-        let former = inner.names.resolver.replace(Some(Box::new(resolver)));
+        let names = &inner.names;
+        names.generation.set(names.generation.get().wrapping_add(1));
+        let former = names.resolver.replace(Some(Box::new(resolver)));
         self.notice(&inner, move |_| drop(former));
     }
 
@@ -397,6 +411,9 @@ impl Handle {
     /// anew and forgets what it has cached. Lookups under way go on as they began.
     pub fn reload_resolver(&self) {
         let Some(inner) = self.upgrade() else { return };
+        if inner.core.borrow().closed {
+            return;
+        }
         self.notice(&inner, |handle| {
             if let Some(inner) = handle.upgrade() {
                 inner.names.with_resolver(&inner, |resolver, handle| resolver.reload(handle));

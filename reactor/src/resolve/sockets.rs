@@ -79,9 +79,11 @@ impl Hand {
     ) -> Poll<io::Result<T>> {
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Some(socket) = inner.executor.sockets.borrow_mut().get_mut(self.key) {
-                    *side(socket) = Some(cx.waker().clone());
-                }
+                let waker = cx.waker().clone();
+                let mut sockets = inner.executor.sockets.borrow_mut();
+                let former = sockets.get_mut(self.key).and_then(|it| side(it).replace(waker));
+                drop(sockets);
+                drop(former);
                 Poll::Pending
             }
             other => Poll::Ready(other),
