@@ -1,6 +1,6 @@
 //! resolv.conf and hosts, and what is kept of answers.
 
-use crate::server::{A, NXDOMAIN, Reply, a};
+use crate::server::{A, NXDOMAIN, Reply, SERVFAIL, a};
 use crate::site::{Site, ips, v4};
 
 const SEARCH: &str = "nameserver 127.0.0.1\nsearch one.test two.test\n";
@@ -55,6 +55,29 @@ fn domain_is_a_search_list_of_one() {
     let site = missing("nameserver 127.0.0.1\ndomain only.test\n");
     site.look_up("host").unwrap_err();
     assert_eq!(site.asked(), ["host.only.test.", "host."]);
+}
+
+#[test]
+fn of_domain_and_search_the_last_one_holds() {
+    for (lines, expected) in [
+        ("domain first.test\nsearch one.test\n", "host.one.test."),
+        ("search one.test\ndomain last.test\n", "host.last.test."),
+    ] {
+        let site = missing(&format!("nameserver 127.0.0.1\n{lines}"));
+        site.look_up("host").unwrap_err();
+        assert_eq!(site.asked(), [expected, "host."]);
+    }
+}
+
+#[test]
+fn attempts_says_how_often_a_server_is_asked() {
+    for attempts in [1, 3] {
+        let conf = format!("nameserver 127.0.0.1\noptions attempts:{attempts}\n");
+        let site = Site::configured(&conf, "", |_| Reply::Code(SERVFAIL));
+        site.look_up("broken.").unwrap_err();
+        // For each of the two types of address.
+        assert_eq!(site.log.borrow().len(), 2 * attempts);
+    }
 }
 
 #[test]

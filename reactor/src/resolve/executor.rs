@@ -329,6 +329,7 @@ mod tests {
     use std::future::poll_fn;
     use std::sync::mpsc;
 
+    use super::super::sockets::Udp;
     use super::*;
     use crate::Reactor;
 
@@ -421,10 +422,44 @@ mod tests {
     }
 
     #[test]
-    fn tasks_do_not_keep_run_going() {
+    fn tasks_and_their_sleeps_do_not_keep_run_going() {
         let reactor = Reactor::new().unwrap();
-        inner(&reactor).executor.spawn(Box::pin(std::future::pending()));
+        inner(&reactor).executor.spawn(Box::pin(Sleep::new(Duration::from_secs(60))));
+        assert!(!reactor.iterate(Some(Duration::ZERO)).unwrap());
+        assert_eq!(reactor.pending_timers().len(), 1);
         reactor.run().unwrap();
         assert_eq!(inner(&reactor).executor.gauges().0, 1);
+    }
+
+    #[test]
+    fn a_flood_of_datagrams_is_read_in_portions() {
+        const FLOOD: usize = 100;
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let reactor = Reactor::new().unwrap();
+        let read = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&read);
+        inner(&reactor).executor.spawn(Box::pin(async move {
+            let socket = Udp::open("127.0.0.1:0".parse().unwrap(), address).unwrap();
+            poll_fn(|cx| socket.poll_send(cx, b"begin")).await.unwrap();
+            loop {
+                poll_fn(|cx| socket.poll_receive(cx, &mut [0; 16])).await.unwrap();
+                counted.set(counted.get() + 1);
+            }
+        }));
+        reactor.iterate(Some(Duration::ZERO)).unwrap();
+        let (_, client) = server.recv_from(&mut [0; 16]).unwrap();
+        for _ in 0..FLOOD {
+            server.send_to(b"flood", client).unwrap();
+        }
+        // The event of the first turn wakes the task for the second.
+        reactor.iterate(Some(Duration::ZERO)).unwrap();
+        let mut most = 0;
+        while read.get() < FLOOD {
+            let before = read.get();
+            reactor.iterate(Some(Duration::from_secs(10))).unwrap();
+            most = most.max(read.get() - before);
+        }
+        assert!(most < FLOOD, "all of it in one turn");
     }
 }

@@ -79,3 +79,122 @@ impl StreamSocket for OsStream {
         self.socket.take_error()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::super::OsDriver;
+    use super::*;
+    use crate::net::Driver;
+
+    const TOKEN: usize = 5;
+
+    struct Stage {
+        driver: OsDriver,
+        stream: Rc<dyn StreamSocket>,
+    }
+
+    impl Stage {
+        fn connect(peer: SocketAddr, bind: Option<SocketAddr>) -> Self {
+            let mut driver = OsDriver::new(false).unwrap();
+            let stream = driver.connect_stream(peer, bind, TOKEN).unwrap();
+            Self { driver, stream }
+        }
+
+        /// Polls until `call` would no longer block.
+        #[track_caller]
+        fn wait<T>(&mut self, mut call: impl FnMut(&dyn StreamSocket) -> io::Result<T>) -> T {
+            for _ in 0..100 {
+                match call(&*self.stream) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    other => return other.unwrap(),
+                }
+                let mut events = Vec::new();
+                self.driver.poll(Some(Duration::from_secs(10)), &mut events).unwrap();
+                assert!(events.iter().all(|event| event.token == TOKEN));
+            }
+            panic!("the call blocks for ever");
+        }
+    }
+
+    fn connected(stream: &dyn StreamSocket) -> io::Result<()> {
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        match stream.peer_addr() {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
+    #[test]
+    fn bytes_cross_in_both_directions_until_the_end_of_the_stream() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let bind = Some((Ipv4Addr::LOCALHOST, 0).into());
+        let mut stage = Stage::connect(listener.local_addr().unwrap(), bind);
+        stage.wait(connected);
+        assert_eq!(stage.stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+        let (mut peer, _) = listener.accept().unwrap();
+        assert_eq!(stage.wait(|stream| stream.write(b"there")), 5);
+        stage.stream.shutdown(Shutdown::Write).unwrap();
+        let mut text = String::new();
+        peer.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "there");
+        io::Write::write_all(&mut peer, b"back").unwrap();
+        drop(peer);
+        let mut buffer = [0; 16];
+        assert_eq!(stage.wait(|stream| stream.read(&mut buffer)), 4);
+        assert_eq!(&buffer[..4], b"back");
+        assert_eq!(stage.wait(|stream| stream.read(&mut buffer)), 0);
+    }
+
+    #[test]
+    fn a_refused_connection_is_told_by_an_event_and_the_pending_error() {
+        // The number of a listener that is gone; on an address that nothing else binds.
+        let listener = TcpListener::bind("127.77.0.2:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        drop(listener);
+        let mut driver = OsDriver::new(false).unwrap();
+        let error = match driver.connect_stream(peer, None, TOKEN) {
+            Err(error) => error,
+            Ok(stream) => {
+                let mut stage = Stage { driver, stream };
+                stage.wait(|stream| match connected(stream) {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(error),
+                    other => other.map(|()| panic!("connected to nobody")),
+                })
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_full_buffer_blocks_and_an_event_tells_when_there_is_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stage = Stage::connect(listener.local_addr().unwrap(), None);
+        stage.wait(connected);
+        let (mut peer, _) = listener.accept().unwrap();
+        let data = vec![7; 1 << 20];
+        let mut sent = 0;
+        let error = loop {
+            match stage.stream.write(&data) {
+                Ok(len) => sent += len,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let thread = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        sent += stage.wait(|stream| stream.write(&data));
+        drop(stage);
+        assert_eq!(thread.join().unwrap(), sent);
+    }
+}
