@@ -409,6 +409,18 @@ impl Handle {
 
     /// Tells the resolver that its configuration may have changed: `DnsResolver` reads its files
     /// anew and forgets what it has cached. Lookups under way go on as they began.
+    ///
+    /// For programs that outlive a change of network, on a signal or on a timer:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let reactor = strand_reactor::Reactor::new()?;
+    /// let every = Duration::from_secs(60);
+    /// let reloading = reactor.looping_call(every, |handle, _| handle.reload_resolver());
+    /// reloading.unref();
+    /// reactor.run()?;
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     pub fn reload_resolver(&self) {
         let Some(inner) = self.upgrade() else { return };
         if inner.core.borrow().closed {

@@ -187,6 +187,27 @@ impl Query {
 
 /// The right, and the duty, to answer a query once. Dropped unused, it says that the resolver
 /// dropped the query. An answer that is wanted no longer goes nowhere.
+///
+/// ```
+/// use std::time::Duration;
+/// use strand_reactor::{Answer, Handle, Query, Reactor, Resolve};
+///
+/// /// Answers a millisecond later.
+/// struct Slow;
+/// impl Resolve for Slow {
+///     fn resolve(&mut self, handle: &Handle, _: Query, answer: Answer) {
+///         assert!(answer.is_wanted());
+///         handle.call_later(Duration::from_millis(1), |_| answer.not_found());
+///     }
+/// }
+///
+/// let reactor = Reactor::new()?;
+/// reactor.set_resolver(Slow);
+/// reactor.resolve("printer", |result| assert!(result.is_err()));
+/// reactor.run()?;
+/// assert_eq!(reactor.stats().callback_panics, 0);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[must_use = "dropping it fails the lookup"]
 pub struct Answer {
     inner: Weak<Inner>,
