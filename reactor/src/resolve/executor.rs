@@ -366,6 +366,8 @@ mod tests {
     #[test]
     fn a_task_woken_by_itself_is_polled_once_a_turn() {
         let reactor = Reactor::new().unwrap();
+        // There is something to sleep for; a turn that did would ring it.
+        let watchdog = reactor.call_later(Duration::from_secs(60), |_| {});
         let polls = Rc::new(Cell::new(0));
         let counted = Rc::clone(&polls);
         let key = inner(&reactor).executor.spawn(Box::pin(poll_fn(move |cx| {
@@ -378,8 +380,9 @@ mod tests {
             reactor.iterate(None).unwrap();
             assert_eq!(polls.get(), turn);
         }
+        assert!(watchdog.active());
         inner(&reactor).executor.abort(key);
-        reactor.iterate(None).unwrap();
+        reactor.iterate(Some(Duration::ZERO)).unwrap();
         assert_eq!(polls.get(), 5);
     }
 
