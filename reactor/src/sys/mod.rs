@@ -21,8 +21,8 @@
 //! | [`Encoder`], [`decode`] | control messages, to and from the kernel |
 //! | [`take_report`] | one entry of the error queue |
 //!
-//! No function here keeps a pointer beyond its call, and none but [`host_addresses`] blocks. Calls that a signal
-//! interrupted are made again.
+//! No function here keeps a pointer beyond its call, and none but [`host_addresses`] blocks. Calls
+//! that a signal interrupted are made again.
 
 #![allow(unsafe_code)]
 
