@@ -115,9 +115,15 @@ impl Handle {
     /// What the reactor has done so far.
     pub fn stats(&self) -> ReactorStats {
         let Some(inner) = self.upgrade() else { return ReactorStats::default() };
-        let stats = inner.core.borrow().agenda.stats;
-        let (jobs_waiting, jobs_running) = inner.jobs_under_way();
-        ReactorStats { remote_wakes: inner.mailbox.wakes(), jobs_waiting, jobs_running, ..stats }
+        let mut stats = inner.core.borrow().agenda.stats;
+        stats.remote_wakes = inner.mailbox.wakes();
+        (stats.jobs_waiting, stats.jobs_running) = inner.jobs_under_way();
+        (stats.lookups, stats.pending_lookups) = inner.names.gauges();
+        #[cfg(feature = "dns")]
+        {
+            (stats.resolver_tasks, stats.resolver_sockets) = inner.executor.gauges();
+        }
+        stats
     }
 }
 

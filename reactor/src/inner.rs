@@ -15,6 +15,9 @@ use crate::callback::{Failure, LogLimit, guarded, panic_message};
 use crate::datagram::{DatagramProtocol, DatagramTransport, Port};
 use crate::error::RunError;
 use crate::net::{Driver, Event, RecvBatch};
+#[cfg(feature = "dns")]
+use crate::resolve::Executor;
+use crate::resolve::Names;
 use crate::shutdown::Shutdown;
 use crate::slots::{Key, Slots};
 use crate::threads::{Mailbox, RemoteCall};
@@ -24,6 +27,10 @@ pub(crate) struct Inner {
     pub(crate) core: RefCell<Core>,
     pub(crate) driver: RefCell<Box<dyn Driver>>,
     pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) names: Names,
+    /// The tasks of the DNS client.
+    #[cfg(feature = "dns")]
+    pub(crate) executor: Executor,
     /// Tells the keys of one reactor from those of another.
     pub(crate) id: u32,
     epoch: Instant,
@@ -83,6 +90,7 @@ impl Drop for Running<'_> {
 impl Inner {
     pub(crate) fn new(driver: Box<dyn Driver>, catch_panics: bool) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        let mailbox = Arc::new(Mailbox::new(driver.wake()));
         Self {
             core: RefCell::new(Core {
                 ports: Slots::new(),
@@ -92,7 +100,10 @@ impl Inner {
                 log: LogLimit::default(),
                 closed: false,
             }),
-            mailbox: Arc::new(Mailbox::new(driver.wake())),
+            names: Names::new(),
+            #[cfg(feature = "dns")]
+            executor: Executor::new(&mailbox),
+            mailbox,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             epoch: driver.now(),
             driver: RefCell::new(driver),
@@ -184,6 +195,14 @@ impl Inner {
             || self.shutdown_may_go_on()
             || self.has_signals()
             || self.core.borrow().agenda.is_pressing()
+            || self.has_runnable_tasks()
+    }
+
+    fn has_runnable_tasks(&self) -> bool {
+        #[cfg(feature = "dns")]
+        return self.executor.is_pressing();
+        #[cfg(not(feature = "dns"))]
+        false
     }
 
     /// A delivery to `key` begins.

@@ -16,6 +16,7 @@ mod interfaces;
 mod jobs;
 mod net;
 mod reactor;
+mod resolve;
 mod shutdown;
 #[cfg(feature = "signals")]
 mod signals;
@@ -42,6 +43,12 @@ pub use interfaces::{InterfaceAddress, NetworkInterface};
 #[cfg(feature = "threads")]
 pub use jobs::{Job, JobCancelError, JobError};
 pub use reactor::{Builder, Reactor};
+#[cfg(feature = "dns")]
+pub use resolve::DnsResolver;
+pub use resolve::{
+    AddressFamily, Answer, Query, QueryId, Resolution, Resolve, ResolveError, ResolveOptions,
+    SystemResolver,
+};
 pub use shutdown::{ShutdownError, ShutdownHold, ShutdownHook, ShutdownPhase};
 #[cfg(feature = "signals")]
 pub use signals::{Signal, SignalError, SignalWatch};

@@ -169,6 +169,8 @@ impl Reactor {
         let inner = &self.inner;
         inner.core.borrow_mut().agenda.stats.turns += 1;
         let called = self.posted_calls() | self.due_timers();
+        #[cfg(feature = "dns")]
+        crate::resolve::Executor::run(inner);
         self.flush_dirty();
         let awake = match sleep {
             // Nothing could end a wait without end.
@@ -273,12 +275,20 @@ impl Reactor {
                 writable: event.writable,
                 error: event.error,
             };
+            #[cfg(feature = "dns")]
+            if Kind::of(event.token) == Some(Kind::Task) {
+                let (readable, writable) =
+                    (event.readable || event.error, event.writable || event.error);
+                let known = inner.executor.event(event.token, readable, writable);
+                inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
+                continue;
+            }
             let key = {
                 let stopping = inner.is_stopping();
                 let core = &mut *inner.core.borrow_mut();
                 let key = match Kind::of(event.token) {
                     Some(Kind::Datagram) => core.ports.key_of(event.token),
-                    None => None,
+                    _ => None,
                 };
                 let Some(key) = key else {
                     core.agenda.stats.stale_events += 1;
@@ -417,11 +427,16 @@ impl Drop for Reactor {
                 std::mem::take(&mut core.batches),
             )
         };
+        #[cfg(feature = "dns")]
+        let tasks = inner.executor.close();
+        #[cfg(not(feature = "dns"))]
+        let tasks = ();
+        let names = inner.names.close();
         // User values go now that nothing is borrowed, and all handles know that the reactor is
         // closed: the drop of one may call any other.
         timers.iter().for_each(|(_, _, timer)| timer.close());
         timers.iter().for_each(|(_, _, timer)| timer.discard());
-        drop((ports, timers, agenda, batches, remote, hooks, jobs, signals));
+        drop((ports, timers, agenda, batches, remote, hooks, jobs, signals, names, tasks));
     }
 }
 

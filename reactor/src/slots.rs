@@ -15,6 +15,8 @@ pub(crate) struct Key {
 #[repr(usize)]
 pub(crate) enum Kind {
     Datagram = 0,
+    /// A socket of a task of the resolver.
+    Task = 1,
 }
 
 const KIND_BITS: u32 = 2;
@@ -25,7 +27,9 @@ const INDEX_BITS: u32 = if usize::BITS >= 64 { 30 } else { 18 };
 impl Kind {
     /// The kind of what `token` was made for.
     pub(crate) fn of(token: usize) -> Option<Self> {
-        [Self::Datagram].into_iter().find(|kind| *kind as usize == token & ((1 << KIND_BITS) - 1))
+        [Self::Datagram, Self::Task]
+            .into_iter()
+            .find(|kind| *kind as usize == token & ((1 << KIND_BITS) - 1))
     }
 }
 
@@ -102,6 +106,10 @@ impl<T> Slots<T> {
         self.slab
             .iter()
             .map(|(index, (generation, _))| Key { index: index as u32, generation: *generation })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

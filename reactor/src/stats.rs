@@ -28,6 +28,14 @@ pub struct ReactorStats {
     pub callback_errors: u64,
     /// Callbacks that panicked.
     pub callback_panics: u64,
+    /// Lookups begun by `resolve` and its kin.
+    pub lookups: u64,
+    /// Lookups that have not ended: a gauge.
+    pub pending_lookups: u64,
+    /// Tasks of the DNS client, its housekeeping included: a gauge.
+    pub resolver_tasks: u64,
+    /// Sockets that the DNS client has open: a gauge.
+    pub resolver_sockets: u64,
 }
 
 /// What a port has done since it was opened; see

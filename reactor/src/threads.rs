@@ -115,7 +115,7 @@ impl Mailbox {
         self.post.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ring(&self) {
+    pub(crate) fn ring(&self) {
         // The loop clears the flag before it empties the mailbox. So whoever finds it set knows
         // that the loop has yet to look, and will see what was just posted.
         if self.posted.swap(true, Ordering::AcqRel) {

@@ -16,5 +16,8 @@ pub mod life_of_a_port {}
 #[cfg(all(feature = "threads", feature = "signals"))]
 pub mod threads_and_shutdown {}
 
+#[doc = include_str!("names.md")]
+pub mod names {}
+
 #[doc = include_str!("testing.md")]
 pub mod testing {}

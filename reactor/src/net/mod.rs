@@ -78,6 +78,17 @@ pub(crate) trait Driver {
         token: usize,
     ) -> Result<Rc<dyn DatagramSocket>, AdoptError>;
 
+    /// Opens a stream socket, registers it under `token` for reading and writing and begins to
+    /// connect it. The first event that says "writable" tells that the attempt ended, and
+    /// [`StreamSocket::take_error`] how.
+    #[cfg(feature = "dns")]
+    fn connect_stream(
+        &mut self,
+        peer: SocketAddr,
+        bind: Option<SocketAddr>,
+        token: usize,
+    ) -> io::Result<Rc<dyn StreamSocket>>;
+
     /// The interfaces of the host, in the order of their indices.
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
         Err(io::ErrorKind::Unsupported.into())
@@ -232,6 +243,20 @@ pub(crate) trait DatagramSocket {
     }
     /// The descriptor, where there is one.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// A stream socket. `WouldBlock` is followed by an event once the call is worth repeating.
+#[cfg(feature = "dns")]
+pub(crate) trait StreamSocket {
+    fn peer_addr(&self) -> io::Result<SocketAddr>;
+    /// Reads what has arrived; 0 is the end of the stream.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Sends a prefix of `data` and returns its length. Never raises `SIGPIPE`.
+    fn write(&self, data: &[u8]) -> io::Result<usize>;
+    /// Ends the stream in one direction, or both.
+    fn shutdown(&self, how: std::net::Shutdown) -> io::Result<()>;
+    /// Fetches and clears the pending error (`SO_ERROR`).
+    fn take_error(&self) -> io::Result<Option<io::Error>>;
 }
 
 /// A change of a membership. An unknown interface, or no route where its index is 0, is `ENODEV`.

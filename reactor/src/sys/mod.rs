@@ -8,6 +8,7 @@
 //! | [`option`], [`set_option`] | a socket option with an `int` for a value |
 //! | [`disconnect`] | `connect` to `AF_UNSPEC` |
 //! | [`interface_index`] | `if_nametoindex` |
+//! | [`host_addresses`] | `getaddrinfo`; the one that blocks (`names.rs`) |
 //! | [`interface_entries`] | getifaddrs(3) |
 //! | [`inherited_fds`] | descriptors handed over at exec, claimed once per process |
 //! | `signals` | a handler that counts and wakes, while somebody watches (feature `signals`) |
@@ -25,14 +26,15 @@
 //! | [`request_group`], [`request_source`], [`source_filter`] | multicast groups (RFC 3678) |
 //! | [`set_multicast_interface_v4`] | `IP_MULTICAST_IF` by index |
 //!
-//! No function here keeps a pointer beyond its call, and none blocks. Calls that a signal
-//! interrupted are made again.
+//! No function here keeps a pointer beyond its call, and none but [`host_addresses`] blocks. Calls
+//! that a signal interrupted are made again.
 
 #![allow(unsafe_code)]
 
 mod interfaces;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
+mod names;
 mod portable;
 #[cfg(feature = "signals")]
 pub(crate) mod signals;
@@ -43,6 +45,7 @@ pub(crate) use linux::{
     BATCH, Encoder, Outbound, Received, RecvHeaders, SendHeaders, decode, drops, request_group,
     request_source, set_multicast_interface_v4, source_filter, take_report,
 };
+pub(crate) use names::host_addresses;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use portable::RecvHeaders;
 pub(crate) use portable::{

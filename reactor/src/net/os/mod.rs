@@ -9,6 +9,7 @@
 //! | `options.rs` | how options and metadata are called by the kernel |
 //! | `batched.rs` | many datagrams by one system call, and all that Linux adds |
 //! | `portable.rs` | one datagram by one system call, on every unix |
+//! | `stream.rs` | stream sockets |
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod batched;
@@ -17,6 +18,8 @@ mod options;
 mod poller;
 mod portable;
 mod socket;
+#[cfg(feature = "dns")]
+mod stream;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 
@@ -140,6 +143,17 @@ impl Driver for OsDriver {
         let _ = udp;
         endpoint.register().map_err(AdoptError::Socket)?;
         Ok(Rc::new(OsSocket::new(endpoint, Portable::default())))
+    }
+
+    #[cfg(feature = "dns")]
+    fn connect_stream(
+        &mut self,
+        peer: SocketAddr,
+        bind: Option<SocketAddr>,
+        token: usize,
+    ) -> io::Result<Rc<dyn super::StreamSocket>> {
+        let registration = self.poller.registration(token);
+        Ok(Rc::new(stream::OsStream::connect(peer, bind, &registration)?))
     }
 
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {

@@ -89,6 +89,13 @@ impl Registration {
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), self.token, Interest::READABLE)
     }
 
+    /// For a stream socket: both directions, from birth to close.
+    #[cfg(feature = "dns")]
+    pub(super) fn register_stream(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), self.token, interest)
+    }
+
     /// Registering again also raises an event at once if the socket is ready.
     pub(super) fn watch_writable(&self, fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
         let interest = match on {
