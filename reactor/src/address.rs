@@ -46,7 +46,9 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, AddressError> {
         return Ok(SocketAddrV6::new(ip, port, 0, scope).into());
     }
     Err(fail(match text.rsplit_once(':') {
+        None if parse_port(text).is_some() => "the address is missing: write 0.0.0.0:PORT",
         None => "a port is missing: write ADDRESS:PORT",
+        Some(("*" | "", _)) => "write 0.0.0.0:PORT or [::]:PORT for every address of this host",
         Some((host, _)) if host.contains(':') => {
             "write an IPv6 address in brackets: [ADDRESS]:PORT"
         }
@@ -106,6 +108,8 @@ mod tests {
         for (text, hint) in [
             ("localhost:9", "resolve"),
             ("127.0.0.1", "port"),
+            ("9999", "0.0.0.0:PORT"),
+            ("*:9999", "0.0.0.0:PORT"),
             ("127.0.0.1:70000", "65535"),
             ("127.0.0.1:+9", "65535"),
             ("::1:9", "brackets"),

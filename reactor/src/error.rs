@@ -101,11 +101,11 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(error) => error.fmt(f),
-            Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
             Self::Option(error) => error.fmt(f),
-            Self::Connect { peer, source } => write!(f, "cannot connect to {peer}: {source}"),
-            Self::Socket(source) => write!(f, "cannot open a socket: {source}"),
-            Self::Protocol(error) => write!(f, "start_protocol failed: {error}"),
+            Self::Connect { peer, .. } => write!(f, "cannot connect to {peer}"),
+            Self::Socket(_) => f.write_str("cannot open a socket"),
+            Self::Protocol(_) => f.write_str("start_protocol failed"),
             Self::ShuttingDown => f.write_str("the reactor is shutting down"),
             Self::Closed => f.write_str("the reactor is gone"),
         }
@@ -174,7 +174,7 @@ pub enum AdoptError {
 impl fmt::Display for AdoptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadDescriptor(source) => write!(f, "cannot adopt the descriptor: {source}"),
+            Self::BadDescriptor(_) => f.write_str("cannot adopt the descriptor"),
             Self::NotDatagram { found } => {
                 write!(
                     f,
@@ -184,8 +184,8 @@ impl fmt::Display for AdoptError {
             Self::Family { found } => {
                 write!(f, "cannot adopt a socket of family {found}: AF_INET or AF_INET6 is needed")
             }
-            Self::Socket(source) => write!(f, "cannot adopt the socket: {source}"),
-            Self::Protocol(error) => write!(f, "start_protocol failed: {error}"),
+            Self::Socket(_) => f.write_str("cannot adopt the socket"),
+            Self::Protocol(_) => f.write_str("start_protocol failed"),
             Self::Unsupported => f.write_str("this reactor's network has no descriptors to adopt"),
             Self::ShuttingDown => f.write_str("the reactor is shutting down"),
             Self::Closed => f.write_str("the reactor is gone"),
@@ -236,6 +236,11 @@ pub enum OptionError {
     /// The call needs a port whose reading is paused
     /// ([`pause_reading`](crate::DatagramTransport::pause_reading)).
     NotPaused,
+    /// No interface has this name.
+    NoSuchDevice {
+        /// The name given.
+        name: String,
+    },
     /// The system refused.
     Io {
         /// The option or call that was refused.
@@ -255,6 +260,7 @@ impl OptionError {
                 io::ErrorKind::InvalidInput
             }
             Self::Unsupported { .. } => io::ErrorKind::Unsupported,
+            Self::NoSuchDevice { .. } => io::ErrorKind::NotFound,
             Self::NotBound | Self::NotConnected | Self::Closed => io::ErrorKind::NotConnected,
             Self::Io { source, .. } => source.kind(),
         }
@@ -269,10 +275,13 @@ impl fmt::Display for OptionError {
             }
             Self::Contradiction { reason } => f.write_str(reason),
             Self::Unsupported { name } => write!(f, "{name} is not supported here"),
+            Self::NoSuchDevice { name } => {
+                write!(f, "no interface has the name {name:?}: Handle::interfaces lists them")
+            }
             Self::NotBound => f.write_str("the port is not bound yet: send something or call bind"),
             Self::NotConnected => f.write_str("the port has no peer: call connect"),
             Self::NotPaused => f.write_str("the port delivers by itself: call pause_reading first"),
-            Self::Io { name, source } => write!(f, "{name}: {source}"),
+            Self::Io { name, .. } => write!(f, "{name} was refused by the system"),
             Self::Closed => f.write_str("the port is closed"),
         }
     }
@@ -319,7 +328,10 @@ impl fmt::Display for ConnectError {
             }
             Self::NotConnected => f.write_str("the port is not connected"),
             Self::WrongFamily { address, family } => wrong_family(f, *address, *family),
-            Self::Io(source) => write!(f, "cannot connect: {source}"),
+            Self::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => f.write_str(
+                "cannot connect (to a broadcast address, allow that first: broadcast_allowed)",
+            ),
+            Self::Io(_) => f.write_str("cannot connect"),
             Self::Closed => f.write_str("the port is closed"),
         }
     }
@@ -446,7 +458,7 @@ impl fmt::Display for WriteError {
             Self::NoBuffers => f.write_str(
                 "the list of buffers is empty: pass one empty buffer for an empty datagram",
             ),
-            Self::Io(source) => write!(f, "cannot send: {source}"),
+            Self::Io(_) => f.write_str("the system refused to send"),
         }
     }
 }
@@ -479,7 +491,7 @@ impl fmt::Display for WriteFailure {
         if let Some(destination) = self.destination {
             write!(f, " to {destination}")?;
         }
-        write!(f, ": {}", self.error)
+        f.write_str(" was not sent")
     }
 }
 
@@ -519,7 +531,7 @@ impl NetworkError {
 
 impl fmt::Display for NetworkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)?;
+        f.write_str("the network reported an error")?;
         if let Some(destination) = self.destination {
             write!(f, ", sending to {destination}")?;
         }
@@ -607,7 +619,7 @@ impl fmt::Display for RunError {
             Self::AlreadyRunning => {
                 f.write_str("the reactor is running: callbacks must return to the loop instead")
             }
-            Self::Poll(source) => write!(f, "the poller failed: {source}"),
+            Self::Poll(_) => f.write_str("the poller failed"),
             Self::Signals(source) => {
                 write!(f, "cannot watch the signals that stop the reactor: {source}")
             }

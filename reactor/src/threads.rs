@@ -48,8 +48,21 @@ struct Post {
     closed: bool,
 }
 
-/// The reactor is gone; here is the closure back.
-pub struct ReactorGone<F>(pub F);
+/// The reactor is gone; the closure comes back with [`into_inner`](Self::into_inner).
+pub struct ReactorGone<F>(Mutex<F>);
+
+impl<F> ReactorGone<F> {
+    // In a mutex so that the error may be shared between threads, as `?` into anyhow wants,
+    // whatever the closure captured.
+    fn new(call: F) -> Self {
+        Self(Mutex::new(call))
+    }
+
+    /// The closure that will not be called.
+    pub fn into_inner(self) -> F {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl<F> fmt::Debug for ReactorGone<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,7 +92,7 @@ impl Remote {
         {
             let mut post = self.mailbox.lock();
             if post.closed {
-                return Err(ReactorGone(call));
+                return Err(ReactorGone::new(call));
             }
             post.calls.push_back(Box::new(move |handle| call(handle).into_result()));
         }

@@ -231,7 +231,7 @@ fn the_closure_comes_back_when_the_reactor_is_gone() {
         remote.stop();
         gone
     });
-    let ReactorGone(call) = thread.join().unwrap();
+    let call = thread.join().unwrap().into_inner();
     let other = Reactor::new().unwrap();
     other.call_when_running(call);
     other.run().unwrap();
@@ -264,7 +264,7 @@ fn a_race_between_posting_and_the_end_loses_no_closure() {
                 let captured = Arc::clone(&held);
                 match remote.call_from_thread(move |_| drop(captured)) {
                     Ok(()) => posted += 1,
-                    Err(ReactorGone(_)) => return posted,
+                    Err(ReactorGone { .. }) => return posted,
                 }
             }
         });

@@ -160,7 +160,8 @@ fn a_reactor_may_end_while_a_thread_goes_on_posting_and_gives_the_closure_back()
             match remote.call_from_thread(call) {
                 Ok(()) => taken += 1,
                 // The closure is whole: it still holds what it captured.
-                Err(strand_reactor::ReactorGone(call)) => {
+                Err(gone) => {
+                    let call = gone.into_inner();
                     assert!(Arc::strong_count(&counting) >= 2);
                     drop(call);
                     return taken;

@@ -142,7 +142,8 @@ fn a_port_can_be_confined_to_an_interface() {
         let port = lab.open(Recorder::quiet());
         assert_eq!(port.device().unwrap(), None);
         let missing = port.set_device(Some("no-such-if"));
-        assert!(matches!(missing, Err(OptionError::Io { .. })), "{missing:?}");
+        assert!(matches!(missing, Err(OptionError::NoSuchDevice { .. })), "{missing:?}");
+        assert!(missing.unwrap_err().to_string().contains("no-such-if"));
         match port.set_device(Some("lo")) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {

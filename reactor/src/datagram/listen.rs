@@ -247,6 +247,9 @@ pub(crate) fn label(
 fn listen_error(error: OpenError, spec: &DatagramSpec) -> ListenError {
     match (error, spec.bind) {
         (OpenError::Bind(source), Some(address)) => ListenError::Bind { address, source },
+        (OpenError::Option("device", source), _) => {
+            ListenError::Option(OptionError::of_device(spec.device.as_deref(), source))
+        }
         (OpenError::Option(name, source), _) => {
             ListenError::Option(OptionError::from_io(name, source))
         }

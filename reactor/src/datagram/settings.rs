@@ -201,10 +201,10 @@ impl DatagramTransport {
     /// Confines the port to an interface, or frees it (`SO_BINDTODEVICE`).
     ///
     /// # Errors
-    /// [`OptionError::Io`]: no such interface; without the right to change it (`PermissionDenied`).
+    /// [`OptionError::NoSuchDevice`]; [`OptionError::Io`] without the right to change it (`PermissionDenied`).
     pub fn set_device(&self, name: Option<&str>) -> Result<(), OptionError> {
         self.setting(|port| {
-            port.socket.set_device(name).map_err(|source| OptionError::from_io("device", source))
+            port.socket.set_device(name).map_err(|source| OptionError::of_device(name, source))
         })
     }
 

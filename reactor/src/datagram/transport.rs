@@ -408,6 +408,16 @@ impl Port {
 }
 
 impl OptionError {
+    /// A refused `SO_BINDTODEVICE`.
+    pub(crate) fn of_device(name: Option<&str>, source: io::Error) -> Self {
+        match name {
+            Some(name) if source.raw_os_error() == Some(libc::ENODEV) => {
+                Self::NoSuchDevice { name: name.to_owned() }
+            }
+            _ => Self::from_io("device", source),
+        }
+    }
+
     pub(crate) fn from_io(name: &'static str, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::Unsupported {
             Self::Unsupported { name }
