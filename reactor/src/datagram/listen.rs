@@ -124,6 +124,9 @@ impl Handle {
     /// what arrived before is delivered. Datagram (`SOCK_DGRAM`) and raw (`SOCK_RAW`) sockets of
     /// IPv4 and IPv6 can be adopted.
     ///
+    /// The kernel does not tell the peer of a raw socket: write with a destination even where it
+    /// was connected.
+    ///
     /// A socket that was connected before keeps its own setting of `IP_RECVERR`: where it is off,
     /// a burst of refusals may be told as one. `set_error_queue(true)` turns it on.
     ///

@@ -12,6 +12,9 @@ pub mod errors {}
 #[doc = include_str!("life_of_a_port.md")]
 pub mod life_of_a_port {}
 
+#[doc = include_str!("timers.md")]
+pub mod timers {}
+
 #[doc = include_str!("threads_and_shutdown.md")]
 #[cfg(all(feature = "threads", feature = "signals"))]
 pub mod threads_and_shutdown {}
