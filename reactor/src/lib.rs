@@ -13,6 +13,7 @@ mod net;
 mod reactor;
 mod slots;
 mod stats;
+mod stream;
 mod sys;
 mod threads;
 mod timers;
@@ -30,7 +31,12 @@ pub use error::{
 };
 pub use handle::Handle;
 pub use reactor::{Builder, Reactor};
-pub use stats::{PortStats, ReactorStats};
+pub use stats::{ListenerStats, PortStats, ReactorStats, StreamStats};
+pub use stream::{
+    AcceptBudget, ClientFactory, ConnectOptions, ConnectionLost, ConnectionState, Connector,
+    ConnectorState, Factory, KeepAlive, ListeningPort, PeerAddr, Protocol, SharedFactory,
+    StreamKey, TcpOptions, Transport,
+};
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
 

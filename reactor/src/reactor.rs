@@ -15,6 +15,7 @@ use crate::inner::{Inner, Stop};
 use crate::net::os::OsDriver;
 use crate::net::{Driver, Event};
 use crate::slots::Kind;
+use crate::stream::{self, Streams};
 use crate::timers::Wheel;
 
 /// The loop and everything in it: ports, timers, buffers. One thread; as many reactors in a
@@ -139,6 +140,7 @@ impl Reactor {
         self.dispatch(&events);
         inner.events.set(events);
         self.ready_ports();
+        stream::ready(inner);
         self.notices();
         self.flush_dirty();
         inner.resume_panic();
@@ -200,6 +202,7 @@ impl Reactor {
                 port.flush_unless_blocked(&mut core.agenda);
             }
         }
+        stream::flush_dirty(core);
     }
 
     fn poll(&self, timeout: Option<Duration>) -> Result<Vec<Event>, RunError> {
@@ -226,6 +229,11 @@ impl Reactor {
     fn dispatch(&self, events: &[Event]) {
         let inner = &self.inner;
         for event in events {
+            if !matches!(Kind::of(event.token), None | Some(Kind::Datagram)) {
+                let known = stream::event(inner, event);
+                inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
+                continue;
+            }
             let ready = Readiness {
                 readable: event.readable,
                 writable: event.writable,
@@ -236,7 +244,7 @@ impl Reactor {
                 let core = &mut *inner.core.borrow_mut();
                 let key = match Kind::of(event.token) {
                     Some(Kind::Datagram) => core.ports.key_of(event.token),
-                    None => None,
+                    _ => None,
                 };
                 let Some(key) = key else {
                     core.agenda.stats.stale_events += 1;
@@ -323,6 +331,7 @@ impl Reactor {
                 }
                 Notice::Close(key) => close_port(inner, key),
                 Notice::Call(call) => inner.call(call),
+                Notice::Stream(notice) => stream::notice(inner, notice),
             }
         }
     }
@@ -340,7 +349,8 @@ impl Reactor {
                     }
                 }
             }
-            while !inner.core.borrow().ports.is_empty() {
+            stream::shutdown(inner);
+            while !inner.is_empty() {
                 self.notices();
             }
             // The completions of the last ones.
@@ -365,11 +375,12 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         let inner = &*self.inner;
         let remote = inner.mailbox.close();
-        let (ports, timers, agenda, batch) = {
+        let (ports, streams, timers, agenda, batch) = {
             let core = &mut *inner.core.borrow_mut();
             core.closed = true;
             (
                 core.ports.drain(),
+                std::mem::replace(&mut core.streams, Streams::new()),
                 std::mem::replace(&mut core.timers, Wheel::new()),
                 std::mem::take(&mut core.agenda),
                 core.batch.take(),
@@ -379,7 +390,7 @@ impl Drop for Reactor {
         // closed: the drop of one may call any other.
         timers.iter().for_each(|(_, _, timer)| timer.close());
         timers.iter().for_each(|(_, _, timer)| timer.discard());
-        drop((ports, timers, agenda, batch, remote));
+        drop((ports, streams, timers, agenda, batch, remote));
     }
 }
 

@@ -16,6 +16,7 @@
 pub(crate) mod os;
 #[cfg(feature = "testing")]
 pub(crate) mod script;
+mod stream;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::datagram::{Capabilities, Ecn, Family, Metadata};
 use crate::error::AdoptError;
 use crate::sys;
+
+pub(crate) use stream::{ListenSocket, ListenSpec, StreamOption, StreamSocket, StreamSpec};
 
 /// Number of receive slots of a reactor, and the most messages one receive returns.
 pub(crate) const RECV_SLOTS: usize = 16;
@@ -62,6 +65,38 @@ pub(crate) trait Driver {
         ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn DatagramSocket>, AdoptError>;
+
+    /// Opens a listening stream socket and registers it under `token`.
+    fn listen_stream(
+        &mut self,
+        spec: &ListenSpec,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, OpenError>;
+
+    /// Opens a stream socket, registers it under `token` for reading and writing and begins to
+    /// connect it. The first event that says "writable" (or "error") tells that the attempt
+    /// ended, and [`StreamSocket::take_error`] how.
+    fn open_stream(
+        &mut self,
+        spec: &StreamSpec,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError>;
+
+    /// As [`open_stream`](Self::open_stream), without options.
+    #[expect(dead_code, reason = "what the resolver asks for")]
+    fn connect_stream(
+        &mut self,
+        peer: SocketAddr,
+        bind: Option<SocketAddr>,
+        token: usize,
+    ) -> io::Result<Rc<dyn StreamSocket>> {
+        let spec = StreamSpec { peer, bind, options: Vec::new() };
+        self.open_stream(&spec, token).map_err(|error| match error {
+            OpenError::Socket(source) | OpenError::Option(_, source) | OpenError::Bind(source) => {
+                source
+            }
+        })
+    }
 }
 
 /// Something happened on the socket registered under `token`.
@@ -72,6 +107,8 @@ pub(crate) struct Event {
     pub(crate) writable: bool,
     /// An error is pending: a refused connected UDP socket raises this alone.
     pub(crate) error: bool,
+    /// A stream's peer has ended what it sends, or the connection is gone.
+    pub(crate) read_closed: bool,
 }
 
 /// Whose an adopted descriptor is.

@@ -8,6 +8,7 @@
 //! | `options.rs` | how options and metadata are called by the kernel |
 //! | `batched.rs` | many datagrams by one system call, and all that Linux adds |
 //! | `portable.rs` | one datagram by one system call, on every unix |
+//! | `stream.rs` | listening and stream sockets |
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod batched;
@@ -15,6 +16,7 @@ mod options;
 mod poller;
 mod portable;
 mod socket;
+mod stream;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 
@@ -29,7 +31,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use self::poller::Poller;
 use self::portable::Portable;
 use self::socket::{Endpoint, OsSocket, Transfer};
-use super::{DatagramSocket, DatagramSpec, Driver, Event, OpenError, Ownership, Wake};
+use super::{
+    DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError, Ownership,
+    StreamSocket, StreamSpec, Wake,
+};
 use crate::datagram::Family;
 use crate::error::AdoptError;
 use crate::sys;
@@ -123,6 +128,24 @@ impl Driver for OsDriver {
         let _ = udp;
         endpoint.register().map_err(AdoptError::Socket)?;
         Ok(Rc::new(OsSocket::new(endpoint, Portable::default())))
+    }
+
+    fn listen_stream(
+        &mut self,
+        spec: &ListenSpec,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, OpenError> {
+        let registration = self.poller.registration(token, false);
+        Ok(Rc::new(stream::OsListener::open(spec, registration)?))
+    }
+
+    fn open_stream(
+        &mut self,
+        spec: &StreamSpec,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError> {
+        let registration = self.poller.registration(token, false);
+        Ok(Rc::new(stream::OsStream::connect(spec, registration)?))
     }
 }
 

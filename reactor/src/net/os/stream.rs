@@ -1,0 +1,280 @@
+//! Listening and stream sockets of the kernel.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use super::options;
+use super::poller::Registration;
+use crate::datagram::Family;
+use crate::net::{ListenSocket, ListenSpec, OpenError, StreamOption, StreamSocket, StreamSpec};
+use crate::stream::KeepAlive;
+use crate::sys;
+
+/// Writing to a stream that the peer has closed is an error and no signal.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+/// There the socket carries `SO_NOSIGPIPE`.
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: i32 = 0;
+
+/// A descriptor kept for the day when there is no other: giving it up makes room to take the
+/// connections that wait, and to close them. One for the process, for the limit is the process's.
+static RESERVE: Mutex<Option<File>> = Mutex::new(None);
+
+/// Opens the reserve, unless it is there.
+fn keep_reserve(reserve: &mut Option<File>) {
+    if reserve.is_none() {
+        *reserve = File::open("/dev/null").ok();
+    }
+}
+
+pub(super) struct OsListener {
+    socket: Socket,
+    registration: Registration,
+    /// Systems where an accepted socket does not take after its listener.
+    options: Vec<StreamOption>,
+}
+
+impl OsListener {
+    pub(super) fn open(spec: &ListenSpec, registration: Registration) -> Result<Self, OpenError> {
+        let named = |name| move |error| OpenError::Option(name, error);
+        let domain = match spec.family {
+            Family::V4 => Domain::IPV4,
+            Family::V6Only | Family::Dual => Domain::IPV6,
+        };
+        let socket =
+            Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(OpenError::Socket)?;
+        socket.set_nonblocking(true).map_err(OpenError::Socket)?;
+        if spec.family != Family::V4 {
+            // The default is the administrator's (net.ipv6.bindv6only).
+            let alone = spec.family == Family::V6Only;
+            socket.set_only_v6(alone).map_err(named("family"))?;
+        }
+        if spec.reuse_address {
+            socket.set_reuse_address(true).map_err(named("reuse_address"))?;
+        }
+        if spec.reuse_port {
+            options::set_reuse_port(&socket).map_err(named("reuse_port"))?;
+        }
+        if let Some(device) = &spec.device {
+            options::set_device(&socket, Some(device)).map_err(named("device"))?;
+        }
+        // Before listening: buffer sizes decide on the window scale of each handshake.
+        for &option in &spec.options {
+            set_option(&socket, option).map_err(named(name(option)))?;
+        }
+        socket.bind(&spec.bind.into()).map_err(OpenError::Bind)?;
+        let backlog = i32::try_from(spec.backlog).unwrap_or(i32::MAX);
+        socket.listen(backlog).map_err(OpenError::Bind)?;
+        registration.register(socket.as_fd()).map_err(OpenError::Socket)?;
+        keep_reserve(&mut RESERVE.lock().unwrap_or_else(PoisonError::into_inner));
+        let inherited = cfg!(any(target_os = "linux", target_os = "android"));
+        let options = if inherited { Vec::new() } else { spec.options.clone() };
+        Ok(Self { socket, registration, options })
+    }
+}
+
+impl ListenSocket for OsListener {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        ip(self.socket.local_addr()?.as_socket())
+    }
+
+    fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
+        let (fd, peer) = sys::accept(self.socket.as_fd())?;
+        let peer = ip(peer)?;
+        let stream = OsStream::new(fd.into(), self.registration.sibling(token))?;
+        for &option in &self.options {
+            set_option(&stream.socket, option)?;
+        }
+        stream.registration.register_stream(stream.socket.as_fd())?;
+        Ok((Rc::new(stream), peer))
+    }
+
+    fn shed(&self, most: usize) -> usize {
+        let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+        if reserve.take().is_none() {
+            keep_reserve(&mut reserve);
+            return 0;
+        }
+        let fd = self.socket.as_fd();
+        let shed = (0..most).take_while(|_| sys::accept(fd).is_ok()).count();
+        keep_reserve(&mut reserve);
+        shed
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+}
+
+pub(super) struct OsStream {
+    socket: Socket,
+    registration: Registration,
+}
+
+impl OsStream {
+    fn new(socket: Socket, registration: Registration) -> io::Result<Self> {
+        #[cfg(target_vendor = "apple")]
+        socket.set_nosigpipe(true)?;
+        Ok(Self { socket, registration })
+    }
+
+    pub(super) fn connect(
+        spec: &StreamSpec,
+        registration: Registration,
+    ) -> Result<Self, OpenError> {
+        let domain = Domain::for_address(spec.peer);
+        let socket =
+            Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(OpenError::Socket)?;
+        socket.set_nonblocking(true).map_err(OpenError::Socket)?;
+        for &option in &spec.options {
+            set_option(&socket, option).map_err(|error| OpenError::Option(name(option), error))?;
+        }
+        if let Some(address) = spec.bind {
+            socket.bind(&address.into()).map_err(OpenError::Bind)?;
+        }
+        let stream = Self::new(socket, registration).map_err(OpenError::Socket)?;
+        // Registered after the attempt began: before, a socket raises an event of its own
+        // (`EPOLLHUP`). If the attempt has ended by then, registering raises the edge.
+        match stream.socket.connect(&spec.peer.into()) {
+            // Interrupted: the attempt goes on, as connect(2) says.
+            Err(error)
+                if error.raw_os_error() != Some(libc::EINPROGRESS)
+                    && error.kind() != io::ErrorKind::Interrupted =>
+            {
+                Err(OpenError::Socket(error))
+            }
+            _ => {
+                let fd = stream.socket.as_fd();
+                stream.registration.register_stream(fd).map_err(OpenError::Socket)?;
+                Ok(stream)
+            }
+        }
+    }
+}
+
+impl Drop for OsStream {
+    fn drop(&mut self) {
+        self.registration.end(self.socket.as_fd());
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+impl StreamSocket for OsStream {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        ip(self.socket.local_addr()?.as_socket())
+    }
+
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        ip(self.socket.peer_addr()?.as_socket())
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        retried(|| (&self.socket).read(buffer))
+    }
+
+    fn write(&self, data: &[u8]) -> io::Result<usize> {
+        retried(|| self.socket.send_with_flags(data, NO_SIGNAL))
+    }
+
+    fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        retried(|| self.socket.send_vectored_with_flags(pieces, NO_SIGNAL))
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.socket.shutdown(how)
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.socket.take_error()
+    }
+
+    fn reset_on_close(&self) -> io::Result<()> {
+        self.socket.set_linger(Some(Duration::ZERO))
+    }
+
+    fn set_option(&self, option: StreamOption) -> io::Result<()> {
+        set_option(&self.socket, option)
+    }
+
+    fn nodelay(&self) -> io::Result<bool> {
+        self.socket.tcp_nodelay()
+    }
+
+    fn keepalive(&self) -> io::Result<Option<KeepAlive>> {
+        if !self.socket.keepalive()? {
+            return Ok(None);
+        }
+        keepalive_times(&self.socket).map(Some)
+    }
+
+    fn recv_buffer_size(&self) -> io::Result<usize> {
+        self.socket.recv_buffer_size()
+    }
+
+    fn send_buffer_size(&self) -> io::Result<usize> {
+        self.socket.send_buffer_size()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+}
+
+fn set_option(socket: &Socket, option: StreamOption) -> io::Result<()> {
+    match option {
+        StreamOption::NoDelay(on) => socket.set_tcp_nodelay(on),
+        StreamOption::KeepAlive(None) => socket.set_keepalive(false),
+        StreamOption::KeepAlive(Some(times)) => {
+            let wanted = TcpKeepalive::new().with_time(times.idle);
+            #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
+            let wanted = wanted.with_interval(times.interval).with_retries(times.count);
+            socket.set_tcp_keepalive(&wanted)
+        }
+        StreamOption::RecvBuffer(bytes) => socket.set_recv_buffer_size(bytes),
+        StreamOption::SendBuffer(bytes) => socket.set_send_buffer_size(bytes),
+    }
+}
+
+#[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
+fn keepalive_times(socket: &Socket) -> io::Result<KeepAlive> {
+    Ok(KeepAlive {
+        idle: socket.tcp_keepalive_time()?,
+        interval: socket.tcp_keepalive_interval()?,
+        count: socket.tcp_keepalive_retries()?,
+    })
+}
+
+#[cfg(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris"))]
+fn keepalive_times(_socket: &Socket) -> io::Result<KeepAlive> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn name(option: StreamOption) -> &'static str {
+    match option {
+        StreamOption::NoDelay(_) => "nodelay",
+        StreamOption::KeepAlive(_) => "keepalive",
+        StreamOption::RecvBuffer(_) => "recv_buffer_size",
+        StreamOption::SendBuffer(_) => "send_buffer_size",
+    }
+}
+
+fn ip(address: Option<SocketAddr>) -> io::Result<SocketAddr> {
+    address.ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
