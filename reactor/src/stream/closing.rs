@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::connection::{Connection, Origin, Phase, Ready};
+use super::connection::{Connection, Origin, Phase};
 use super::{StreamNotice, connector, delivery, listener};
 use crate::Handle;
-use crate::agenda::Notice;
+use crate::agenda::{Agenda, Notice};
 use crate::callback::{Failure, guarded};
 use crate::error::{ConnectionLost, WriteError};
 use crate::inner::{Core, Inner};
@@ -36,11 +36,12 @@ pub(crate) fn notice(inner: &Rc<Inner>, notice: StreamNotice) {
         }
         StreamNotice::PauseWriting(_) | StreamNotice::ResumeWriting(_) => {}
         // Told even if the other direction was closed before, so that this was the end.
-        StreamNotice::WriteConnectionLost(key) => {
+        StreamNotice::WriteConnectionLost(key) if is_orderly(inner, key) => {
             delivery::call(inner, key, "write_connection_lost", |protocol, transport| {
                 protocol.write_connection_lost(transport)
             });
         }
+        StreamNotice::WriteConnectionLost(_) => {}
         StreamNotice::Linger(key) => linger(inner, key),
         StreamNotice::Shortage(key) => {
             later(inner, SHORTAGE, move |inner| {
@@ -55,7 +56,7 @@ pub(crate) fn notice(inner: &Rc<Inner>, notice: StreamNotice) {
     }
 }
 
-fn with(inner: &Inner, key: Key, work: impl FnOnce(&mut Connection, &mut crate::agenda::Agenda)) {
+fn with(inner: &Inner, key: Key, work: impl FnOnce(&mut Connection, &mut Agenda)) {
     let core = &mut *inner.core.borrow_mut();
     if let Some(connection) = core.streams.connections.get_mut(key) {
         work(connection, &mut core.agenda);
@@ -82,6 +83,15 @@ fn is_open(inner: &Inner, key: Key) -> bool {
     core.streams.connections.get(key).is_some_and(|connection| connection.phase == Phase::Open)
 }
 
+/// Whether it is open, or was closed in order.
+fn is_orderly(inner: &Inner, key: Key) -> bool {
+    let core = inner.core.borrow();
+    core.streams
+        .connections
+        .get(key)
+        .is_some_and(|connection| matches!(connection.reason, None | Some(ConnectionLost::Done)))
+}
+
 fn linger(inner: &Rc<Inner>, key: Key) {
     let limit = match inner.core.borrow().streams.connections.get(key) {
         Some(connection) if connection.phase == Phase::Open => connection.tuning.close_timeout,
@@ -99,9 +109,7 @@ pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failu
     let panicked = matches!(failure, Failure::Panic(_));
     let (label, logged) = {
         let core = &mut *inner.core.borrow_mut();
-        let stats = &mut core.agenda.stats;
-        stats.callback_errors += u64::from(!panicked);
-        stats.callback_panics += u64::from(panicked);
+        count(&mut core.agenda, panicked);
         match core.streams.connections.get_mut(key) {
             Some(connection) => {
                 connection.stats.callback_errors += u64::from(!panicked);
@@ -115,6 +123,11 @@ pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failu
     with(inner, key, |connection, agenda| {
         connection.fail(ConnectionLost::Failed(Rc::new(error)), agenda);
     });
+}
+
+fn count(agenda: &mut Agenda, panicked: bool) {
+    agenda.stats.callback_errors += u64::from(!panicked);
+    agenda.stats.callback_panics += u64::from(panicked);
 }
 
 /// Takes a connection out of its slot. What waited is cancelled. The caller drops the connection,
@@ -154,7 +167,13 @@ fn close(inner: &Rc<Inner>, key: Key) {
             Ok(())
         });
         if let Err(failure) = outcome {
-            report(inner, key, "connection_lost", failure);
+            let panicked = matches!(failure, Failure::Panic(_));
+            let logged = {
+                let core = &mut *inner.core.borrow_mut();
+                count(&mut core.agenda, panicked);
+                core.log.admits(inner.now())
+            };
+            drop(inner.log_failure(&label, "connection_lost", failure, logged));
         }
         // The protocol goes before anybody opens the next one in its stead.
         drop(protocol);
@@ -181,9 +200,12 @@ pub(crate) fn shutdown(inner: &Inner) {
                 agenda.notices.push_back(StreamNotice::ConnectFailed(connector, error).into());
             }
             _ => {
-                connection.ready.merge(Ready::DRAIN);
                 connection.lose(agenda);
                 connection.settle(agenda);
+                // Closing with unread input would reset away what the peer has not read.
+                let mut buffer = core.streams.buffer.take().unwrap_or_else(delivery::buffer);
+                delivery::discard(connection, &mut buffer, true, agenda);
+                core.streams.buffer = Some(buffer);
                 let reason = match connection.queue.is_empty() {
                     true => ConnectionLost::Done,
                     false => ConnectionLost::Aborted,

@@ -280,10 +280,15 @@ impl Connection {
                 }
             }
         }
+        self.tell_written(agenda);
+        (piece, offset)
+    }
+
+    /// Queues the completions of what the system has taken.
+    pub(crate) fn tell_written(&mut self, agenda: &mut Agenda) {
         while let Some((completion, len)) = self.queue.completed() {
             agenda.notices.push_back(Notice::Written(completion, Ok(len)));
         }
-        (piece, offset)
     }
 
     /// There is room again.

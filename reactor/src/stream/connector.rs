@@ -395,6 +395,12 @@ fn begin(inner: &Rc<Inner>, key: Key) {
         if client.ending || client.state != ConnectorState::Connecting {
             return;
         }
+        if inner.is_shutting_down() {
+            client.ending = true;
+            let notice = StreamNotice::ConnectFailed(key, ConnectError::ShuttingDown);
+            core.agenda.notices.push_back(notice.into());
+            return;
+        }
         let opened =
             client.options.check().map_err(ConnectError::Option).and_then(|(spec, tuning)| {
                 let stream = core.streams.connections.next_key();

@@ -120,6 +120,10 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
         {
             connection.check_error(&mut core.agenda);
         }
+        if connection.paused && !connection.disconnecting {
+            // Nothing can be sent any more, and nobody wants to read what is left.
+            connection.read_dry(&mut core.agenda);
+        }
         if !(ready.readable || ready.error) {
             return;
         }
@@ -136,12 +140,22 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
         connection.held = true;
         (protocol, core.streams.buffer.take().unwrap_or_else(buffer))
     };
-    deliver(inner, key, &mut *protocol, &mut buffer, ready.drain);
+    deliver(inner, key, &mut *protocol, &mut buffer, ready);
     inner.core.borrow_mut().streams.buffer = Some(buffer);
     put_back(inner, key, protocol);
+    if ready.error {
+        // Paused by what was delivered, it would not meet the error.
+        let core = &mut *inner.core.borrow_mut();
+        if let Some(connection) = core.streams.connections.get_mut(key)
+            && connection.paused
+            && !connection.disconnecting
+        {
+            connection.check_error(&mut core.agenda);
+        }
+    }
 }
 
-fn buffer() -> Box<[u8]> {
+pub(crate) fn buffer() -> Box<[u8]> {
     vec![0; BUFFER_LEN].into_boxed_slice()
 }
 
@@ -161,7 +175,7 @@ fn deliver(
     key: Key,
     protocol: &mut dyn Protocol,
     buffer: &mut [u8],
-    drain: bool,
+    ready: Ready,
 ) {
     let transport = Transport::new(inner, key);
     let mut budget = BUFFER_LEN;
@@ -173,7 +187,8 @@ fn deliver(
                 return;
             }
             if budget == 0 || inner.is_stopping() {
-                connection.make_ready(Ready::DRAIN, &mut core.agenda);
+                let again = Ready { error: ready.error, ..Ready::DRAIN };
+                connection.make_ready(again, &mut core.agenda);
                 return;
             }
             let room = budget.min(buffer.len());
@@ -195,7 +210,7 @@ fn deliver(
         }
         match read {
             // A short read means that all was read, except after an end or an error.
-            Read::Data { short: true, .. } if !drain => return,
+            Read::Data { short: true, .. } if !ready.drain => return,
             Read::Data { .. } => {}
             _ => return,
         }
@@ -230,7 +245,12 @@ fn read(connection: &mut Connection, buffer: &mut [u8], agenda: &mut Agenda) -> 
 }
 
 /// Reads what a connection that is being closed still receives, and forgets it.
-fn discard(connection: &mut Connection, buffer: &mut [u8], drain: bool, agenda: &mut Agenda) {
+pub(crate) fn discard(
+    connection: &mut Connection,
+    buffer: &mut [u8],
+    drain: bool,
+    agenda: &mut Agenda,
+) {
     let mut budget = BUFFER_LEN;
     while !connection.read_closed && connection.phase == Phase::Open {
         if budget == 0 {

@@ -179,7 +179,7 @@ mod tests {
             steps in prop::collection::vec((0..3_u8, 0..10_000_usize), 0..60),
         ) {
             let (mut queue, mut spares) = (WriteQueue::default(), Vec::new());
-            let mut model = VecDeque::new();
+            let mut model: VecDeque<u8> = VecDeque::new();
             let mut next = 0_u8;
             for (what, count) in steps {
                 if what == 2 {

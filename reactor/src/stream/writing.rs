@@ -181,6 +181,7 @@ impl Connection {
         }
         if let Some(completion) = completion.take() {
             self.queue.mark(len, completion);
+            self.tell_written(agenda);
         }
         if !self.blocked && self.queue.bytes() >= GATHERED {
             self.send(&[], agenda);
