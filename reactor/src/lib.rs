@@ -34,8 +34,8 @@ pub use reactor::{Builder, Reactor};
 pub use stats::{ListenerStats, PortStats, ReactorStats, StreamStats};
 pub use stream::{
     AcceptBudget, ClientFactory, ConnectOptions, ConnectionLost, ConnectionState, Connector,
-    ConnectorState, Factory, KeepAlive, ListeningPort, PeerAddr, Protocol, SharedFactory,
-    StreamKey, TcpOptions, Transport,
+    ConnectorState, Factory, Flow, KeepAlive, ListeningPort, PeerAddr, Protocol, SharedFactory,
+    StreamKey, StreamLayer, TcpOptions, Transport,
 };
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};

@@ -349,7 +349,9 @@ impl Reactor {
                     }
                 }
             }
-            stream::shutdown(inner);
+            stream::begin_shutdown(inner);
+            self.notices();
+            stream::end_shutdown(inner);
             while !inner.is_empty() {
                 self.notices();
             }

@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::{Connection, Origin, Phase};
-use super::{StreamNotice, connector, delivery, listener};
+use super::{StreamNotice, connector, delivery, layer, listener};
 use crate::Handle;
 use crate::agenda::{Agenda, Notice};
 use crate::callback::{Failure, guarded};
-use crate::error::{ConnectionLost, WriteError};
+use crate::error::{ConnectError, ConnectionLost, WriteError};
 use crate::inner::{Core, Inner};
 use crate::slots::Key;
 
@@ -42,6 +42,7 @@ pub(crate) fn notice(inner: &Rc<Inner>, notice: StreamNotice) {
             });
         }
         StreamNotice::WriteConnectionLost(_) => {}
+        StreamNotice::Layers(key) => layer::run(inner, key),
         StreamNotice::Linger(key) => linger(inner, key),
         StreamNotice::Shortage(key) => {
             later(inner, SHORTAGE, move |inner| {
@@ -125,6 +126,17 @@ pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failu
     });
 }
 
+/// Counts and logs a callback that failed when its connection was gone.
+fn unheard(inner: &Inner, label: &str, what: &'static str, failure: Failure) {
+    let panicked = matches!(failure, Failure::Panic(_));
+    let logged = {
+        let core = &mut *inner.core.borrow_mut();
+        count(&mut core.agenda, panicked);
+        core.log.admits(inner.now())
+    };
+    drop(inner.log_failure(label, what, failure, logged));
+}
+
 fn count(agenda: &mut Agenda, panicked: bool) {
     agenda.stats.callback_errors += u64::from(!panicked);
     agenda.stats.callback_panics += u64::from(panicked);
@@ -155,11 +167,27 @@ fn close(inner: &Rc<Inner>, key: Key) {
     if let Some(timer) = connection.timer.take() {
         let _ = timer.cancel();
     }
+    let (unsent, layers) = match connection.stack.take() {
+        Some(stack) => stack.dissolve(),
+        None => Default::default(),
+    };
     let protocol = connection.protocol.take();
     let reason = connection.reason.take().unwrap_or(ConnectionLost::Done);
     let (label, origin) = (connection.label(), connection.origin);
     drop(connection);
     tracing::debug!(connection = %label, %reason, "closed");
+    let cancelled =
+        unsent.into_iter().map(|done| Notice::Written(done, Err(WriteError::Cancelled)));
+    inner.core.borrow_mut().agenda.notices.extend(cancelled);
+    for mut layer in layers {
+        let outcome = guarded(|| {
+            layer.lost(&reason);
+            Ok(())
+        });
+        if let Err(failure) = outcome {
+            unheard(inner, &label, "stream layer lost", failure);
+        }
+    }
     if let Some(mut protocol) = protocol {
         let told = reason.clone();
         let outcome = guarded(|| {
@@ -167,13 +195,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
             Ok(())
         });
         if let Err(failure) = outcome {
-            let panicked = matches!(failure, Failure::Panic(_));
-            let logged = {
-                let core = &mut *inner.core.borrow_mut();
-                count(&mut core.agenda, panicked);
-                core.log.admits(inner.now())
-            };
-            drop(inner.log_failure(&label, "connection_lost", failure, logged));
+            unheard(inner, &label, "connection_lost", failure);
         }
         // The protocol goes before anybody opens the next one in its stead.
         drop(protocol);
@@ -183,35 +205,43 @@ fn close(inner: &Rc<Inner>, key: Key) {
     }
 }
 
-/// The reactor stops: listeners and attempts end, and connections after one flush.
-pub(crate) fn shutdown(inner: &Inner) {
+/// The reactor stops: listeners and attempts end, connections are closed in order.
+pub(crate) fn begin_shutdown(inner: &Inner) {
     let core = &mut *inner.core.borrow_mut();
+    let agenda = &mut core.agenda;
     for key in core.streams.listeners.keys().collect::<Vec<_>>() {
         if let Some(listener) = core.streams.listeners.get_mut(key) {
-            listener.begin_close(&mut core.agenda);
+            listener.begin_close(agenda);
         }
     }
     for key in core.streams.connections.keys().collect::<Vec<_>>() {
         let Some(connection) = core.streams.connections.get_mut(key) else { continue };
-        let agenda = &mut core.agenda;
-        match (connection.phase, connection.origin) {
-            (Phase::Connecting, Origin::Connector(connector)) => {
-                let error = crate::error::ConnectError::Cancelled;
-                agenda.notices.push_back(StreamNotice::ConnectFailed(connector, error).into());
-            }
-            _ => {
-                connection.lose(agenda);
-                connection.settle(agenda);
-                // Closing with unread input would reset away what the peer has not read.
-                let mut buffer = core.streams.buffer.take().unwrap_or_else(delivery::buffer);
-                delivery::discard(connection, &mut buffer, true, agenda);
-                core.streams.buffer = Some(buffer);
-                let reason = match connection.queue.is_empty() {
-                    true => ConnectionLost::Done,
-                    false => ConnectionLost::Aborted,
-                };
-                connection.end(reason, agenda);
-            }
+        if connection.phase == Phase::Connecting
+            && let Origin::Connector(connector) = connection.origin
+        {
+            let notice = StreamNotice::ConnectFailed(connector, ConnectError::Cancelled);
+            agenda.notices.push_back(notice.into());
         }
+        connection.lose(agenda);
+        connection.settle(agenda);
     }
+}
+
+/// What is left of them ends after one more flush.
+pub(crate) fn end_shutdown(inner: &Inner) {
+    let core = &mut *inner.core.borrow_mut();
+    let mut buffer = core.streams.buffer.take().unwrap_or_else(delivery::buffer);
+    for key in core.streams.connections.keys().collect::<Vec<_>>() {
+        let Some(connection) = core.streams.connections.get_mut(key) else { continue };
+        let agenda = &mut core.agenda;
+        connection.settle(agenda);
+        // Closing with unread input would reset away what the peer has not read.
+        delivery::discard(connection, &mut buffer, true, agenda);
+        let reason = match connection.queue.is_empty() {
+            true => ConnectionLost::Done,
+            false => ConnectionLost::Aborted,
+        };
+        connection.end(reason, agenda);
+    }
+    core.streams.buffer = Some(buffer);
 }

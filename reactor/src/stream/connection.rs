@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::rc::Rc;
 
+use super::layer::Stack;
 use super::options::Tuning;
 use super::write_queue::{PIECES, WriteQueue};
 use super::{Protocol, StreamNotice};
@@ -92,6 +93,7 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) phase: Phase,
     pub(crate) queue: WriteQueue,
+    pub(crate) stack: Option<Box<Stack>>,
     pub(crate) tuning: Tuning,
     /// Reading was paused by the user.
     pub(crate) paused: bool,
@@ -142,6 +144,7 @@ impl Connection {
             peer,
             phase,
             queue: WriteQueue::default(),
+            stack: None,
             tuning,
             paused: false,
             read_closed: false,
@@ -187,7 +190,11 @@ impl Connection {
 
     /// Whether data may be delivered now.
     pub(crate) fn delivers(&self) -> bool {
-        self.phase == Phase::Open && !self.paused && !self.disconnecting && !self.read_closed
+        self.phase == Phase::Open
+            && !self.paused
+            && !self.disconnecting
+            && !self.read_closed
+            && !self.stack.as_ref().is_some_and(|stack| stack.eof)
     }
 
     pub(crate) fn make_ready(&mut self, why: Ready, agenda: &mut Agenda) {
@@ -367,6 +374,9 @@ impl Connection {
         }
         let asked = self.write_half == WriteHalf::Closing;
         if asked || (self.disconnecting && self.write_half == WriteHalf::Open) {
+            if !self.layers_have_ended(agenda) {
+                return;
+            }
             self.write_half = WriteHalf::Closed;
             // It fails when the peer has reset the connection, which the next read tells.
             let _ = self.socket.shutdown(Shutdown::Write);

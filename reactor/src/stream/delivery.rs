@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::closing::report;
 use super::connection::{Phase, Ready, lost};
-use super::{BUFFER_LEN, Connection, Protocol, Transport, connector, listener};
+use super::{BUFFER_LEN, Connection, Protocol, Transport, connector, layer, listener};
 use crate::agenda::Agenda;
 use crate::callback::guarded;
 use crate::inner::{Core, Inner};
@@ -132,6 +132,10 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
             discard(connection, &mut buffer, ready.drain, &mut core.agenda);
             core.streams.buffer = Some(buffer);
             return;
+        }
+        if connection.stack.is_some() {
+            drop(guard);
+            return layer::service(inner, key, ready.drain);
         }
         if !connection.delivers() {
             return;

@@ -12,6 +12,7 @@ mod connection;
 mod connector;
 mod delivery;
 mod factory;
+mod layer;
 mod listen;
 mod listener;
 mod listening_port;
@@ -29,13 +30,14 @@ pub use address::PeerAddr;
 pub use connection::ConnectionState;
 pub use connector::{ClientFactory, Connector, ConnectorState};
 pub use factory::{Factory, SharedFactory};
+pub use layer::{Flow, StreamLayer};
 pub use listening_port::ListeningPort;
 pub use lost::ConnectionLost;
 pub use options::{AcceptBudget, ConnectOptions, KeepAlive, TcpOptions};
 pub use protocol::Protocol;
 pub use transport::{StreamKey, Transport};
 
-pub(crate) use closing::{notice, shutdown};
+pub(crate) use closing::{begin_shutdown, end_shutdown, notice};
 pub(crate) use connection::Connection;
 pub(crate) use delivery::{event, flush_dirty, ready};
 pub(crate) use listener::Listener;
@@ -84,6 +86,8 @@ pub(crate) enum StreamNotice {
     PauseWriting(Key),
     ResumeWriting(Key),
     WriteConnectionLost(Key),
+    /// Something waits to pass the layers of a connection.
+    Layers(Key),
     /// The time of a closing connection begins to count.
     Linger(Key),
     /// The system had no memory for what a connection sends.

@@ -91,7 +91,7 @@ impl Transport {
 
     /// Bytes written and not yet taken by the system; 0 once closed.
     pub fn queued_bytes(&self) -> usize {
-        self.with(|connection, _| connection.queue.bytes()).unwrap_or(0)
+        self.with(|connection, _| connection.waiting()).unwrap_or(0)
     }
 
     /// The watermarks, low and high.
@@ -132,6 +132,11 @@ impl Transport {
 }
 
 impl Connection {
+    /// Bytes written and not yet taken by the system.
+    fn waiting(&self) -> usize {
+        self.queue.bytes() + self.stack.as_ref().map_or(0, |stack| stack.pending)
+    }
+
     fn enqueue(
         &mut self,
         data: Data<'_>,
@@ -146,17 +151,27 @@ impl Connection {
             Data::Owned(data) => data.len(),
         };
         let limit = self.tuning.write_limit;
-        if self.queue.bytes().saturating_add(len) > limit && !self.queue.is_empty() {
+        if self.waiting().saturating_add(len) > limit && self.waiting() > 0 {
             if !self.blocked {
                 self.send(&[], agenda);
             }
-            let bytes = self.queue.bytes();
+            let bytes = self.waiting();
             if bytes.saturating_add(len) > limit && bytes > 0 {
                 return Err(WriteError::BufferFull { bytes, limit });
             }
             if !self.is_writable() {
                 return Err(WriteError::Closed);
             }
+        }
+        if self.stack.is_some() {
+            let data = match data {
+                Data::Borrowed(pieces) => {
+                    pieces.iter().flat_map(|piece| piece.iter()).copied().collect()
+                }
+                Data::Owned(data) => data,
+            };
+            self.write_to_layers(data, completion, agenda);
+            return Ok(());
         }
         let spares = &mut agenda.streams.spares;
         match data {
@@ -197,7 +212,7 @@ impl Connection {
             return Err(WriteError::Closed);
         }
         self.settle(agenda);
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || self.stack.is_some() {
             return Err(WriteError::WouldBlock);
         }
         if data.is_empty() {
