@@ -12,6 +12,8 @@ mod connection;
 mod connector;
 mod delivery;
 mod factory;
+#[cfg_attr(not(test), expect(dead_code, reason = "for names, once they are looked up"))]
+mod happy_eyeballs;
 mod layer;
 mod listen;
 mod listener;
