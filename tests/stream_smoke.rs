@@ -782,3 +782,48 @@ fn a_broken_write_before_a_pause_still_ends_the_connection() {
     );
     assert_eq!(*log.borrow(), ["made", "lost: Reset"]);
 }
+
+#[test]
+fn the_first_of_several_addresses_to_answer_is_taken() {
+    let (reactor, log) = (reactor(), log());
+    let port = reactor
+        .listen_tcp("127.0.0.1:0", |_: PeerAddr| Some(Recorder::new(&Log::default())))
+        .expect("a port");
+    port.unref().expect("open");
+    let answering = port.local_addr().expect("bound");
+    let inner = log.clone();
+    let factory = Client {
+        log: Rc::clone(&log),
+        protocol: Box::new(move || {
+            Some(Recorder::new(&inner).made(|transport| {
+                transport.lose_connection();
+                Ok(())
+            }))
+        }),
+        again: 0,
+    };
+    let options = ConnectOptions::any_of([free_address(), answering, free_address()]);
+    let connector = reactor.connect_tcp(options, factory).expect("an attempt");
+    while connector.state() == ConnectorState::Connecting {
+        reactor.iterate(None).expect("a turn");
+    }
+    assert_eq!(connector.peer_addr(), Some(answering));
+    run(&reactor);
+    assert_eq!(*log.borrow(), ["started", "made", "lost: Done", "client lost: Done"]);
+}
+
+#[test]
+fn when_no_address_answers_the_first_error_is_told_once() {
+    let (reactor, log) = (reactor(), log());
+    let factory = Client { log: Rc::clone(&log), protocol: Box::new(|| None), again: 1 };
+    let options = ConnectOptions::any_of([free_address(), free_address(), free_address()]);
+    reactor.connect_tcp(options, factory).expect("an attempt");
+    run(&reactor);
+    let refused = "failed: ConnectionRefused";
+    assert_eq!(*log.borrow(), ["started", refused, "started", refused]);
+    assert!(reactor.streams().is_empty());
+
+    let none = ConnectOptions::any_of([]);
+    let factory = |_: PeerAddr| None::<Recorder>;
+    assert!(matches!(reactor.connect_tcp(none, factory), Err(ConnectError::NoAddress)));
+}

@@ -327,6 +327,8 @@ pub enum ConnectError {
         /// The address of both ends.
         address: SocketAddr,
     },
+    /// There is no address to connect to.
+    NoAddress,
     /// The factory built no protocol; the connection is closed again.
     NoProtocol,
     /// The factory failed.
@@ -351,6 +353,7 @@ impl ConnectError {
             Self::IsConnected { .. }
             | Self::WrongFamily { .. }
             | Self::Address(_)
+            | Self::NoAddress
             | Self::NotConnecting => io::ErrorKind::InvalidInput,
         }
     }
@@ -374,6 +377,7 @@ impl fmt::Display for ConnectError {
             Self::SelfConnect { address } => {
                 write!(f, "nobody listens on {address}: the attempt met itself")
             }
+            Self::NoAddress => f.write_str("there is no address to connect to"),
             Self::NoProtocol => f.write_str("the factory built no protocol"),
             Self::Factory(error) => write!(f, "the factory failed: {error}"),
             Self::NotConnecting => f.write_str("there is no attempt to stop"),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::{Connection, Origin, Phase};
-use super::{StreamNotice, connector, delivery, layer, listener};
+use super::{StreamNotice, attempts, connector, delivery, layer, listener};
 use crate::Handle;
 use crate::agenda::{Agenda, Notice};
 use crate::callback::{Failure, guarded};
@@ -53,7 +53,7 @@ pub(crate) fn notice(inner: &Rc<Inner>, notice: StreamNotice) {
         StreamNotice::CloseListener(key) => listener::close(inner, key),
         StreamNotice::Refrain(key, error) => listener::refrain(inner, key, &error),
         StreamNotice::StartedConnecting(key) => connector::started(inner, key),
-        StreamNotice::ConnectFailed(key, error) => connector::failed(inner, key, error),
+        StreamNotice::ConnectFailed(key, error) => attempts::failed(inner, key, error),
     }
 }
 
@@ -201,7 +201,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
         drop(protocol);
     }
     if let Origin::Connector(connector) = origin {
-        connector::lost(inner, connector, &reason);
+        attempts::lost(inner, connector, &reason);
     }
 }
 

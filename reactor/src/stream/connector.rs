@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
 
-use super::closing::{later, retire};
-use super::connection::{Connection, Origin, Phase, Ready};
-use super::{ConnectOptions, PeerAddr, Protocol, StreamNotice, Transport, delivery};
+use super::attempts::{begin, give_up};
+use super::happy_eyeballs::Race;
+use super::{ConnectOptions, PeerAddr, Protocol, StreamNotice, Transport};
 use crate::callback::{Failure, LogLimit, guarded, panic_message};
-use crate::error::{ConnectError, ConnectionLost, OptionError};
+use crate::error::{ConnectError, ConnectionLost};
 use crate::inner::Inner;
-use crate::net::{OpenError, StreamSocket, StreamSpec};
-use crate::slots::{Key, Kind};
+use crate::slots::Key;
 use crate::{DelayedCall, Handle};
 
 /// Builds the protocol of a connection that a client opened, and is told how that went.
@@ -106,13 +105,23 @@ pub(crate) struct Client {
     key: Key,
     /// `None` while it is called.
     factory: Option<Box<dyn ClientFactory>>,
-    options: ConnectOptions,
-    state: ConnectorState,
-    /// The attempt is over, and the loop will say so.
-    ending: bool,
-    /// The connection, or the attempt at one.
-    stream: Option<Key>,
-    timer: Option<DelayedCall>,
+    pub(super) options: ConnectOptions,
+    pub(super) state: ConnectorState,
+    /// It is over, and the loop will say so.
+    pub(super) ending: bool,
+    pub(super) race: Race,
+    /// The attempts under way.
+    pub(super) attempts: Vec<(Key, SocketAddr)>,
+    /// Why the first of them failed.
+    pub(super) first_error: Option<ConnectError>,
+    /// Where the connection goes.
+    pub(super) peer: Option<SocketAddr>,
+    /// The connection.
+    pub(super) stream: Option<Key>,
+    /// Ends the race when it takes too long.
+    pub(super) timeout: Option<DelayedCall>,
+    /// Begins the next attempt.
+    pub(super) delay: Option<DelayedCall>,
     /// Shared with every handle: tells whether there is one.
     handles: Rc<()>,
     log: LogLimit,
@@ -132,7 +141,8 @@ impl Handle {
     /// [`started_connecting`](ClientFactory::started_connecting) is called before this returns;
     /// success and failure come from the loop.
     ///
-    /// `target` is a `SocketAddr`, text such as `"192.0.2.1:80"`, or [`ConnectOptions`].
+    /// `target` is a `SocketAddr`, text such as `"192.0.2.1:80"`, or [`ConnectOptions`], which can
+    /// hold several addresses to try.
     ///
     /// ```
     /// use strand_reactor::{PeerAddr, Protocol, Reactor, Transport};
@@ -182,7 +192,7 @@ impl Handle {
         options: ConnectOptions,
         mut factory: Box<dyn ClientFactory>,
     ) -> Result<Connector, ConnectError> {
-        options.check()?;
+        options.check(options.peer().ok_or(ConnectError::NoAddress)?)?;
         let inner = self.upgrade().ok_or(ConnectError::Closed)?;
         check_open(&inner)?;
         let handles = Rc::new(());
@@ -195,8 +205,13 @@ impl Handle {
                 options,
                 state: ConnectorState::Connecting,
                 ending: false,
+                race: Race::new(),
+                attempts: Vec::new(),
+                first_error: None,
+                peer: None,
                 stream: None,
-                timer: None,
+                timeout: None,
+                delay: None,
                 handles: Rc::clone(&handles),
                 log: LogLimit::default(),
             })
@@ -256,7 +271,9 @@ impl Connector {
             let core = &mut *inner.core.borrow_mut();
             let client = core.streams.connectors.get_mut(self.key).ok_or(ConnectError::Closed)?;
             if client.state != ConnectorState::Disconnected {
-                return Err(ConnectError::IsConnected { peer: client.options.peer() });
+                let peer = client.peer.or(client.options.peer());
+                let peer = peer.ok_or(ConnectError::NoAddress)?;
+                return Err(ConnectError::IsConnected { peer });
             }
             client.state = ConnectorState::Connecting;
             client.ending = false;
@@ -310,9 +327,10 @@ impl Connector {
         Some(Transport::new(&self.inner.upgrade()?, key))
     }
 
-    /// Where it connects to; `None` when the reactor is gone.
+    /// Where it is connected to, or else the first address it tries; `None` when the reactor is
+    /// gone.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.with(|client| client.options.peer())
+        self.with(|client| client.peer.or(client.options.peer()))?
     }
 
     /// Its name in logs.
@@ -365,10 +383,10 @@ impl fmt::Debug for Connector {
 }
 
 impl Client {
-    fn label(&self) -> Rc<str> {
+    pub(super) fn label(&self) -> Rc<str> {
         match &self.options.label {
             Some(label) => label.as_str().into(),
-            None => format!("tcp {}", self.options.peer()).into(),
+            None => format!("tcp {}", self.options.target()).into(),
         }
     }
 }
@@ -387,207 +405,14 @@ pub(crate) fn started(inner: &Rc<Inner>, key: Key) {
     }
 }
 
-/// Begins the attempt; how it ends is told from the loop.
-fn begin(inner: &Rc<Inner>, key: Key) {
-    let opened = {
-        let core = &mut *inner.core.borrow_mut();
-        let Some(client) = core.streams.connectors.get_mut(key) else { return };
-        if client.ending || client.state != ConnectorState::Connecting {
-            return;
-        }
-        if inner.is_shutting_down() {
-            client.ending = true;
-            let notice = StreamNotice::ConnectFailed(key, ConnectError::ShuttingDown);
-            core.agenda.notices.push_back(notice.into());
-            return;
-        }
-        let opened =
-            client.options.check().map_err(ConnectError::Option).and_then(|(spec, tuning)| {
-                let stream = core.streams.connections.next_key();
-                let mut driver = inner.driver.borrow_mut();
-                let socket = driver
-                    .open_stream(&spec, stream.token(Kind::Stream))
-                    .map_err(|error| connect_error(error, &spec))?;
-                Ok((stream, socket, spec.peer, tuning))
-            });
-        match opened {
-            Ok((stream, socket, peer, tuning)) => {
-                let origin = Origin::Connector(key);
-                let mut connection =
-                    Connection::new(stream, socket, peer, origin, Phase::Connecting, tuning);
-                connection.label = Some(client.label());
-                client.stream = Some(stream);
-                core.agenda.references += 1;
-                core.streams.connections.insert(connection);
-                Ok(client.options.timeout)
-            }
-            Err(error) => {
-                client.ending = true;
-                Err(error)
-            }
-        }
-    };
-    match opened {
-        Ok(timeout) => {
-            let timer = later(inner, timeout, move |inner| {
-                give_up(inner, key, ConnectError::TimedOut);
-            });
-            if let Some(client) = inner.core.borrow_mut().streams.connectors.get_mut(key) {
-                client.timer = Some(timer);
-            }
-        }
-        Err(error) => {
-            let notice = StreamNotice::ConnectFailed(key, error);
-            inner.core.borrow_mut().agenda.notices.push_back(notice.into());
-        }
-    }
-}
-
-fn connect_error(error: OpenError, spec: &StreamSpec) -> ConnectError {
-    match (error, spec.bind) {
-        (OpenError::Bind(source), Some(address)) => ConnectError::Bind { address, source },
-        (OpenError::Option(name, source), _) => {
-            ConnectError::Option(OptionError::from_io(name, source))
-        }
-        (OpenError::Bind(source) | OpenError::Socket(source), _) => ConnectError::Io(source),
-    }
-}
-
-/// Ends the attempt with this error, unless it is over already.
-fn give_up(inner: &Inner, key: Key, error: ConnectError) {
-    let core = &mut *inner.core.borrow_mut();
-    if let Some(client) = core.streams.connectors.get_mut(key)
-        && client.state == ConnectorState::Connecting
-        && !std::mem::replace(&mut client.ending, true)
-    {
-        core.agenda.notices.push_back(StreamNotice::ConnectFailed(key, error).into());
-    }
-}
-
-/// What an event says of an attempt.
-fn outcome(socket: &dyn StreamSocket) -> Option<Result<(), ConnectError>> {
-    match socket.take_error() {
-        Ok(Some(error)) | Err(error) => return Some(Err(ConnectError::Io(error))),
-        Ok(None) => {}
-    }
-    // Without a peer it is still under way.
-    let peer = socket.peer_addr().ok()?;
-    match socket.local_addr() {
-        // Both ends chose each other (RFC 9293, simultaneous open): nobody else is there.
-        Ok(local) if local == peer => Some(Err(ConnectError::SelfConnect { address: peer })),
-        _ => Some(Ok(())),
-    }
-}
-
-/// An event for an attempt: it may have succeeded.
-pub(crate) fn attempt_event(inner: &Rc<Inner>, stream: Key, ready: Ready) {
-    let (key, peer) = {
-        let core = &mut *inner.core.borrow_mut();
-        let Some(connection) = core.streams.connections.get_mut(stream) else { return };
-        let Origin::Connector(key) = connection.origin else { return };
-        let Some(client) = core.streams.connectors.get_mut(key) else { return };
-        if client.ending {
-            return;
-        }
-        match outcome(&*connection.socket) {
-            None => return,
-            Some(Err(error)) => {
-                client.ending = true;
-                core.agenda.notices.push_back(StreamNotice::ConnectFailed(key, error).into());
-                return;
-            }
-            Some(Ok(())) => {
-                connection.phase = Phase::Open;
-                connection.make_ready(Ready { drain: true, ..ready }, &mut core.agenda);
-                client.state = ConnectorState::Connected;
-                (key, connection.peer)
-            }
-        }
-    };
-    cancel_timer(inner, key);
-    let mut protocol = None;
-    let built = call(inner, key, "build_protocol", |factory, _| {
-        protocol = factory.build_protocol(peer.into());
-        Ok(())
-    });
-    let homeless = {
-        let core = &mut *inner.core.borrow_mut();
-        match (&protocol, core.streams.connections.get_mut(stream)) {
-            (Some(_), Some(connection)) => {
-                connection.protocol = protocol;
-                None
-            }
-            (None, Some(_)) => {
-                let error = match built {
-                    Ok(()) => ConnectError::NoProtocol,
-                    Err(error) => ConnectError::Factory(error),
-                };
-                if let Some(client) = core.streams.connectors.get_mut(key) {
-                    client.state = ConnectorState::Connecting;
-                    client.ending = true;
-                }
-                core.agenda.notices.push_back(StreamNotice::ConnectFailed(key, error).into());
-                None
-            }
-            (_, None) => protocol,
-        }
-    };
-    drop(homeless);
-    delivery::call(inner, stream, "connection_made", |protocol, transport| {
-        protocol.connection_made(transport)
-    });
-}
-
-fn cancel_timer(inner: &Inner, key: Key) {
-    let timer = match inner.core.borrow_mut().streams.connectors.get_mut(key) {
-        Some(client) => client.timer.take(),
-        None => None,
-    };
-    if let Some(timer) = timer {
-        let _ = timer.cancel();
-    }
-}
-
-/// The attempt failed: its socket is closed and the factory told.
-pub(crate) fn failed(inner: &Rc<Inner>, key: Key, error: ConnectError) {
-    cancel_timer(inner, key);
-    let attempt = {
-        let core = &mut *inner.core.borrow_mut();
-        let Some(client) = core.streams.connectors.get_mut(key) else { return };
-        if client.state != ConnectorState::Connecting {
-            return;
-        }
-        client.state = ConnectorState::Disconnected;
-        client.ending = false;
-        client.stream.take().and_then(|stream| retire(core, stream))
-    };
-    drop(attempt);
-    let _ = call(inner, key, "client_connection_failed", |factory, connector| {
-        factory.client_connection_failed(connector, &error)
-    });
-    release(inner, key);
-}
-
-/// The connection is lost, and its protocol was told.
-pub(crate) fn lost(inner: &Rc<Inner>, key: Key, reason: &ConnectionLost) {
-    if let Some(client) = inner.core.borrow_mut().streams.connectors.get_mut(key) {
-        client.state = ConnectorState::Disconnected;
-        client.stream = None;
-    }
-    let _ = call(inner, key, "client_connection_lost", |factory, connector| {
-        factory.client_connection_lost(connector, reason)
-    });
-    release(inner, key);
-}
-
 /// Lets go of a connector that nobody can use any more.
-fn release(inner: &Inner, key: Key) {
+pub(super) fn release(inner: &Inner, key: Key) {
     let client = take_unused(&mut inner.core.borrow_mut().streams.connectors, key, 1);
     drop(client);
 }
 
 /// Calls the factory; what fails is logged and counted, and handed back.
-fn call(
+pub(super) fn call(
     inner: &Rc<Inner>,
     key: Key,
     what: &'static str,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::closing::report;
 use super::connection::{Phase, Ready, lost};
-use super::{BUFFER_LEN, Connection, Protocol, Transport, connector, layer, listener};
+use super::{BUFFER_LEN, Connection, Protocol, Transport, attempts, layer, listener};
 use crate::agenda::Agenda;
 use crate::callback::guarded;
 use crate::inner::{Core, Inner};
@@ -104,7 +104,7 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
         match connection.phase {
             Phase::Connecting => {
                 drop(guard);
-                return connector::attempt_event(inner, key, ready);
+                return attempts::event(inner, key, ready);
             }
             Phase::Ended => return,
             Phase::Open if connection.protocol.is_none() => {

@@ -7,12 +7,12 @@
 //! end of it. [`listen`] opens ports, [`options`] says how they behave.
 
 mod address;
+mod attempts;
 mod closing;
 mod connection;
 mod connector;
 mod delivery;
 mod factory;
-#[cfg_attr(not(test), expect(dead_code, reason = "for names, once they are looked up"))]
 mod happy_eyeballs;
 mod layer;
 mod listen;

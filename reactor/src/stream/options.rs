@@ -351,12 +351,12 @@ impl TcpOptions {
 /// use std::time::Duration;
 /// use strand_reactor::ConnectOptions;
 /// let options = ConnectOptions::parse("192.0.2.1:80")?.timeout(Duration::from_secs(3));
-/// assert_eq!(options.peer().port(), 80);
+/// assert_eq!(options.addresses()[0].port(), 80);
 /// # Ok::<(), strand_reactor::AddressError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
-    peer: SocketAddr,
+    addresses: Vec<SocketAddr>,
     bind: Option<SocketAddr>,
     pub(crate) timeout: Duration,
     pub(crate) label: Option<String>,
@@ -366,8 +366,22 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// A connection to `peer`.
     pub fn new(peer: impl Into<SocketAddr>) -> Self {
+        Self::any_of([peer.into()])
+    }
+
+    /// A connection to one of these addresses of the same peer, whichever answers first: they
+    /// are tried one after the other, IPv6 and IPv4 by turns, each as soon as the one before has
+    /// failed or 250 ms have passed (RFC 8305).
+    ///
+    /// ```
+    /// use strand_reactor::ConnectOptions;
+    /// let addresses = ["[2001:db8::1]:80".parse()?, "192.0.2.1:80".parse()?];
+    /// assert_eq!(ConnectOptions::any_of(addresses).addresses(), addresses);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn any_of(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self {
-            peer: peer.into(),
+            addresses: addresses.into_iter().collect(),
             bind: None,
             timeout: Duration::from_secs(30),
             label: None,
@@ -384,8 +398,17 @@ impl ConnectOptions {
     }
 
     /// Where to connect to.
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.addresses.first().copied()
+    }
+
+    /// The target in logs.
+    pub(crate) fn target(&self) -> String {
+        self.peer().map_or_else(|| "nowhere".to_owned(), |peer| peer.to_string())
     }
 
     /// The local address to connect from; port number 0 lets the system choose one.
@@ -408,9 +431,18 @@ impl ConnectOptions {
 
     common_setters!();
 
-    pub(crate) fn check(&self) -> Result<(StreamSpec, Tuning), OptionError> {
+    pub(crate) fn check(&self, peer: SocketAddr) -> Result<(StreamSpec, Tuning), OptionError> {
         let tuning = self.common.tuning.check()?;
-        let spec = StreamSpec { peer: self.peer, bind: self.bind, options: self.common.check()? };
+        if let Some(bind) = self.bind
+            && self.addresses.iter().all(|to| to.is_ipv4() != bind.is_ipv4())
+        {
+            return Err(OptionError::Contradiction {
+                reason: "the local address is of another family than every address to connect to",
+            });
+        }
+        // For the others the system chooses.
+        let bind = self.bind.filter(|bind| bind.is_ipv4() == peer.is_ipv4());
+        let spec = StreamSpec { peer, bind, options: self.common.check()? };
         Ok((spec, tuning))
     }
 }
