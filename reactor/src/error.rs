@@ -151,6 +151,13 @@ pub enum AdoptError {
         /// What it is: "a stream socket", "a listening stream socket", or the type's number.
         found: String,
     },
+    /// The socket is no stream socket, or not in the state that is needed.
+    NotStream {
+        /// What it is: "a datagram socket", "a stream socket without a peer", and so on.
+        found: &'static str,
+        /// What is needed: "a listening stream socket", "a connected stream socket".
+        needed: &'static str,
+    },
     /// The socket is of a family other than IPv4 and IPv6.
     Family {
         /// The number of the family (`AF_*`).
@@ -177,6 +184,9 @@ impl fmt::Display for AdoptError {
                     f,
                     "cannot adopt {found} as a datagram port: SOCK_DGRAM or SOCK_RAW is needed"
                 )
+            }
+            Self::NotStream { found, needed } => {
+                write!(f, "cannot adopt {found}: {needed} is needed")
             }
             Self::Family { found } => {
                 write!(f, "cannot adopt a socket of family {found}: AF_INET or AF_INET6 is needed")

@@ -82,6 +82,20 @@ pub(crate) trait Driver {
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, OpenError>;
 
+    /// Takes over a listening stream socket made elsewhere.
+    fn adopt_listener(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, AdoptError>;
+
+    /// Takes over a connected stream socket made elsewhere.
+    fn adopt_stream(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, AdoptError>;
+
     /// As [`open_stream`](Self::open_stream), without options.
     #[expect(dead_code, reason = "what the resolver asks for")]
     fn connect_stream(

@@ -24,6 +24,12 @@ impl From<StreamNotice> for Notice {
 /// Tells user code what happened, or closes what is to be closed.
 pub(crate) fn notice(inner: &Rc<Inner>, notice: StreamNotice) {
     match notice {
+        StreamNotice::Made(key, protocol) => {
+            delivery::put_back(inner, key, protocol);
+            delivery::call(inner, key, "connection_made", |protocol, transport| {
+                protocol.connection_made(transport)
+            });
+        }
         StreamNotice::PauseWriting(key) if is_open(inner, key) => {
             delivery::call(inner, key, "pause_writing", |protocol, transport| {
                 protocol.pause_writing(transport)

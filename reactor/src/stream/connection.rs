@@ -61,6 +61,8 @@ impl Ready {
 pub(crate) enum Origin {
     /// Accepted by a listener, from this address.
     Listener(Key, IpAddr),
+    /// Made elsewhere.
+    Adopted,
     /// Opened by a connector.
     Connector(Key),
 }

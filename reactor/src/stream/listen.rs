@@ -7,6 +7,7 @@ use super::listener::Listener;
 use super::{Factory, ListeningPort, TcpOptions};
 use crate::Handle;
 use crate::callback::{Failure, guarded, panic_message};
+use crate::datagram::StartError;
 use crate::error::{ListenError, OptionError};
 use crate::inner::Inner;
 use crate::net::{ListenSpec, OpenError};
@@ -95,11 +96,11 @@ fn listen_error(error: OpenError, spec: &ListenSpec) -> ListenError {
 }
 
 /// Puts the listener in its slot and starts the factory; takes it out again if that fails.
-fn start(
+pub(super) fn start<E: From<StartError>>(
     inner: &Rc<Inner>,
     listener: Listener,
     mut factory: Box<dyn Factory>,
-) -> Result<ListeningPort, ListenError> {
+) -> Result<ListeningPort, E> {
     let label = Rc::clone(&listener.label);
     let key = {
         let core = &mut *inner.core.borrow_mut();
@@ -131,11 +132,12 @@ fn start(
     };
     drop(homeless);
     Err(match failure {
-        None => ListenError::Closed,
-        Some(Failure::Error(error)) => ListenError::Protocol(error),
+        None => StartError::Closed,
+        Some(Failure::Error(error)) => StartError::Protocol(error),
         Some(Failure::Panic(panic)) if inner.lets_panics_through() => resume_unwind(panic),
         Some(Failure::Panic(panic)) => {
-            ListenError::Protocol(anyhow::anyhow!("panicked: {}", panic_message(&*panic)))
+            StartError::Protocol(anyhow::anyhow!("panicked: {}", panic_message(&*panic)))
         }
-    })
+    }
+    .into())
 }

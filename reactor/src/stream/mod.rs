@@ -7,6 +7,7 @@
 //! end of it. [`listen`] opens ports, [`options`] says how they behave.
 
 mod address;
+mod adopt;
 mod attempts;
 mod closing;
 mod connection;
@@ -85,6 +86,8 @@ pub(crate) struct StreamAgenda {
 
 /// Something that user code is told from the loop, in order.
 pub(crate) enum StreamNotice {
+    /// An adopted connection is given its protocol.
+    Made(Key, Box<dyn Protocol>),
     PauseWriting(Key),
     ResumeWriting(Key),
     WriteConnectionLost(Key),

@@ -147,6 +147,24 @@ impl Driver for OsDriver {
         let registration = self.poller.registration(token, false);
         Ok(Rc::new(stream::OsStream::connect(spec, registration)?))
     }
+
+    fn adopt_listener(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, AdoptError> {
+        let registration = self.poller.registration(token, false);
+        Ok(Rc::new(stream::OsListener::adopt(fd, registration)?))
+    }
+
+    fn adopt_stream(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, AdoptError> {
+        let registration = self.poller.registration(token, false);
+        Ok(Rc::new(stream::OsStream::adopt(fd, registration)?))
+    }
 }
 
 /// Everything between the socket's birth and its first event. A failure drops it, which closes it.

@@ -3,16 +3,17 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::options;
 use super::poller::Registration;
 use crate::datagram::Family;
+use crate::error::AdoptError;
 use crate::net::{ListenSocket, ListenSpec, OpenError, StreamOption, StreamSocket, StreamSpec};
 use crate::stream::KeepAlive;
 use crate::sys;
@@ -81,6 +82,56 @@ impl OsListener {
     }
 }
 
+impl OsListener {
+    pub(super) fn adopt(fd: OwnedFd, registration: Registration) -> Result<Self, AdoptError> {
+        let socket = examine(fd, true)?;
+        registration.register(socket.as_fd()).map_err(AdoptError::Socket)?;
+        keep_reserve(&mut RESERVE.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(Self { socket, registration, options: Vec::new() })
+    }
+}
+
+/// A descriptor found to be a stream socket over IP that listens, or that has a peer.
+fn examine(fd: OwnedFd, listening: bool) -> Result<Socket, AdoptError> {
+    let needed = match listening {
+        true => "a listening stream socket",
+        false => "a connected stream socket",
+    };
+    let kind = match SockRef::from(&fd).r#type() {
+        Ok(kind) => kind,
+        Err(error) => {
+            if error.raw_os_error() == Some(libc::EBADF) {
+                // Not open, so not ours: closing the number could hit another's file.
+                let _ = fd.into_raw_fd();
+            }
+            return Err(AdoptError::BadDescriptor(error));
+        }
+    };
+    let socket = Socket::from(fd);
+    if kind != Type::STREAM {
+        let found = if kind == Type::DGRAM { "a datagram socket" } else { "another socket" };
+        return Err(AdoptError::NotStream { found, needed });
+    }
+    let domain = socket.local_addr().map_err(AdoptError::Socket)?.domain();
+    if domain != Domain::IPV4 && domain != Domain::IPV6 {
+        return Err(AdoptError::Family { found: domain.into() });
+    }
+    let accepts = sys::option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+    let found = match accepts.map_err(AdoptError::Socket)? != 0 {
+        true if listening => None,
+        true => Some("a listening stream socket"),
+        false if listening => Some("a stream socket that does not listen"),
+        false if socket.peer_addr().is_err() => Some("a stream socket without a peer"),
+        false => None,
+    };
+    if let Some(found) = found {
+        return Err(AdoptError::NotStream { found, needed });
+    }
+    socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
+    socket.set_cloexec(true).map_err(AdoptError::Socket)?;
+    Ok(socket)
+}
+
 impl ListenSocket for OsListener {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         ip(self.socket.local_addr()?.as_socket())
@@ -124,6 +175,12 @@ impl OsStream {
         #[cfg(target_vendor = "apple")]
         socket.set_nosigpipe(true)?;
         Ok(Self { socket, registration })
+    }
+
+    pub(super) fn adopt(fd: OwnedFd, registration: Registration) -> Result<Self, AdoptError> {
+        let stream = Self::new(examine(fd, false)?, registration).map_err(AdoptError::Socket)?;
+        stream.registration.register_stream(stream.socket.as_fd()).map_err(AdoptError::Socket)?;
+        Ok(stream)
     }
 
     pub(super) fn connect(
