@@ -21,6 +21,8 @@ mod listener;
 mod listening_port;
 mod lost;
 mod options;
+#[cfg(test)]
+mod property_tests;
 mod protocol;
 mod settings;
 mod transport;
