@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use strand_reactor::{
-    ClientFactory, ConnectError, ConnectOptions, ConnectionLost, Connector, ConnectorState,
-    Factory, Handle, PeerAddr, Protocol, Reactor, SharedFactory, TcpOptions, Transport, WriteError,
+    AcceptBudget, ClientFactory, ConnectError, ConnectOptions, ConnectionLost, Connector,
+    ConnectorState, Factory, Family, Handle, KeepAlive, PeerAddr, Protocol, Reactor, SharedFactory,
+    TcpOptions, Transport, WriteError,
 };
 
 /// Bounds every test: a hang is a failure.
@@ -826,4 +827,102 @@ fn when_no_address_answers_the_first_error_is_told_once() {
     let none = ConnectOptions::any_of([]);
     let factory = |_: PeerAddr| None::<Recorder>;
     assert!(matches!(reactor.connect_tcp(none, factory), Err(ConnectError::NoAddress)));
+}
+
+#[test]
+fn the_options_of_a_port_hold_for_its_connections_and_can_be_changed() {
+    let log = log();
+    let times =
+        KeepAlive { idle: Duration::from_secs(60), interval: Duration::from_secs(7), count: 3 };
+    let protocol = Recorder::new(&log).made(move |transport| {
+        assert_eq!((transport.nodelay()?, transport.keepalive()?), (true, Some(times)));
+        assert!(transport.recv_buffer_size()? >= 20_000);
+        transport.set_nodelay(false)?;
+        transport.set_keepalive(None)?;
+        assert_eq!((transport.nodelay()?, transport.keepalive()?), (false, None));
+        assert!(transport.set_keepalive(Some(KeepAlive { count: 0, ..times })).is_err());
+        assert!(transport.set_write_watermarks(2, 1).is_err());
+        transport.set_write_watermarks(1, 2)?;
+        assert_eq!(transport.write_watermarks()?, (1, 2));
+        let key = transport.key()?;
+        assert!(transport.reactor().stream(key).is_some_and(|t| t.is_same_connection(transport)));
+        transport.lose_connection();
+        Ok(())
+    });
+    let options = |options: TcpOptions| options.keepalive(times).recv_buffer_size(20_000);
+    against(protocol, options, |mut stream| read_all(&mut stream));
+    assert_eq!(*log.borrow(), ["made", "lost: Done"]);
+}
+
+#[test]
+fn contradicting_options_are_an_error_at_the_call() {
+    let reactor = reactor();
+    let address = || TcpOptions::parse("127.0.0.1:0").expect("an address");
+    for options in [
+        address().family(Family::Dual),
+        address().write_watermarks(2, 1),
+        address().max_connections(0),
+        address().accept_budget(AcceptBudget::Fixed(0)),
+        address().write_limit(0),
+    ] {
+        let error = reactor.listen_tcp(options, |_: PeerAddr| None::<Recorder>).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    let text = reactor.listen_tcp("example.com:80", |_: PeerAddr| None::<Recorder>);
+    assert!(text.is_err_and(|error| error.to_string().contains("resolve")));
+    let from = ConnectOptions::new(free_address()).local_addr((std::net::Ipv6Addr::LOCALHOST, 0));
+    let error = reactor.connect_tcp(from, |_: PeerAddr| None::<Recorder>).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+#[test]
+fn a_peer_that_never_closes_is_not_waited_for_longer_than_the_close_timeout() {
+    let log = log();
+    let protocol = Recorder::new(&log).made(|transport| {
+        transport.write(b"bye")?;
+        transport.lose_connection();
+        Ok(())
+    });
+    let (told, wait) = std::sync::mpsc::channel();
+    let lost = Rc::clone(&log);
+    let protocol = Telling { inner: protocol, told };
+    let reactor = reactor();
+    let mut protocol = Some(protocol);
+    let options = TcpOptions::parse("127.0.0.1:0")
+        .expect("an address")
+        .close_timeout(Duration::from_millis(20));
+    let port = reactor.listen_tcp(options, move |_: PeerAddr| protocol.take()).expect("a port");
+    let address = port.local_addr().expect("bound");
+    let peer = std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        let got = read_all(&mut stream);
+        wait.recv_timeout(WATCHDOG).expect("the connection is lost while this end is open");
+        got
+    });
+    while lost.borrow().len() < 2 {
+        reactor.iterate(None).expect("a turn");
+    }
+    assert_eq!(*log.borrow(), ["made", "lost: Done"]);
+    assert_eq!(peer.join().expect("the peer is content"), b"bye");
+}
+
+/// Tells another thread that the connection is lost.
+struct Telling {
+    inner: Recorder,
+    told: std::sync::mpsc::Sender<()>,
+}
+
+impl Protocol for Telling {
+    fn connection_made(&mut self, transport: &Transport) -> anyhow::Result<()> {
+        self.inner.connection_made(transport)
+    }
+
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> anyhow::Result<()> {
+        self.inner.data_received(transport, data)
+    }
+
+    fn connection_lost(&mut self, reason: ConnectionLost) {
+        self.inner.connection_lost(reason);
+        let _ = self.told.send(());
+    }
 }

@@ -319,6 +319,8 @@ fn verdict(error: &io::Error) -> Verdict {
             | libc::ETIMEDOUT,
         ) => Verdict::Skip,
         Some(libc::EBADF | libc::ENOTSOCK) => Verdict::Gone,
+        // No error of the system: the connection has no address any more.
+        None => Verdict::Skip,
         _ => Verdict::Refrain,
     }
 }
