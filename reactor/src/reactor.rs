@@ -137,10 +137,11 @@ impl Reactor {
         self.flush_dirty();
         let awake = called && sleep == Sleep::WithoutWork;
         let events = self.poll(if awake { Some(Duration::ZERO) } else { timeout })?;
+        let streams_due = stream::due(inner);
         self.dispatch(&events);
         inner.events.set(events);
         self.ready_ports();
-        stream::ready(inner);
+        stream::ready(inner, streams_due);
         self.notices();
         self.flush_dirty();
         inner.resume_panic();

@@ -55,9 +55,13 @@ pub(crate) fn event(inner: &Rc<Inner>, event: &Event) -> bool {
     true
 }
 
-/// Works through the ready list as it is now.
-pub(crate) fn ready(inner: &Rc<Inner>) {
-    let due = inner.core.borrow().agenda.streams.ready.len();
+/// How many are on the ready list before the events of a turn: what those add waits for the next.
+pub(crate) fn due(inner: &Inner) -> usize {
+    inner.core.borrow().agenda.streams.ready.len()
+}
+
+/// Works through so many of the ready list.
+pub(crate) fn ready(inner: &Rc<Inner>, due: usize) {
     for _ in 0..due {
         if inner.is_stopping() {
             return;

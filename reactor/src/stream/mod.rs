@@ -44,7 +44,7 @@ pub use transport::{StreamKey, Transport};
 
 pub(crate) use closing::{begin_shutdown, end_shutdown, notice};
 pub(crate) use connection::Connection;
-pub(crate) use delivery::{event, flush_dirty, ready};
+pub(crate) use delivery::{due, event, flush_dirty, ready};
 pub(crate) use listener::Listener;
 
 use crate::error::ConnectError;

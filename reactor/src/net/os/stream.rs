@@ -165,6 +165,12 @@ impl ListenSocket for OsListener {
     }
 }
 
+impl Drop for OsListener {
+    fn drop(&mut self) {
+        self.registration.end(self.socket.as_fd());
+    }
+}
+
 pub(super) struct OsStream {
     socket: Socket,
     registration: Registration,
