@@ -11,6 +11,7 @@ use crate::datagram::{Completion, Storage};
 use crate::error::{NetworkError, WriteError, WriteFailure};
 use crate::slots::Key;
 use crate::stats::ReactorStats;
+use crate::stream::{StreamAgenda, StreamNotice};
 
 /// A closure to be called on the loop.
 pub(crate) type Call = Box<dyn FnOnce(&Handle) -> anyhow::Result<()>>;
@@ -27,6 +28,7 @@ pub(crate) enum Notice {
     /// Tell the protocol, then close the port.
     Close(Key),
     Call(Call),
+    Stream(StreamNotice),
 }
 
 /// The receive buffers while a port is being delivered to: it may send out of them in place.
@@ -47,6 +49,7 @@ pub(crate) struct Agenda {
     pub(crate) lent: Option<Lent>,
     /// Memory for the queues of ports that have something to send.
     pub(crate) spares: Vec<Storage>,
+    pub(crate) streams: StreamAgenda,
     pub(crate) stats: ReactorStats,
     /// Open ports and active timers that keep `run` going.
     pub(crate) references: usize,
@@ -59,6 +62,8 @@ impl Agenda {
     pub(crate) fn is_pressing(&self) -> bool {
         !(self.ready.is_empty()
             && self.dirty.is_empty()
+            && self.streams.ready.is_empty()
+            && self.streams.dirty.is_empty()
             && self.notices.is_empty()
             && self.calls.is_empty())
     }

@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::datagram::Family;
+pub(crate) use crate::stream::ConnectionLost;
 
 pub use multicast::MulticastError;
 
@@ -154,6 +155,13 @@ pub enum AdoptError {
         /// What it is: "a stream socket", "a listening stream socket", or the type's number.
         found: String,
     },
+    /// The socket is no stream socket, or not in the state that is needed.
+    NotStream {
+        /// What it is: "a datagram socket", "a stream socket without a peer", and so on.
+        found: &'static str,
+        /// What is needed: "a listening stream socket", "a connected stream socket".
+        needed: &'static str,
+    },
     /// The socket is of a family other than IPv4 and IPv6.
     Family {
         /// The number of the family (`AF_*`).
@@ -180,6 +188,9 @@ impl fmt::Display for AdoptError {
                     f,
                     "cannot adopt {found} as a datagram port: SOCK_DGRAM or SOCK_RAW is needed"
                 )
+            }
+            Self::NotStream { found, needed } => {
+                write!(f, "cannot adopt {found}: {needed} is needed")
             }
             Self::Family { found } => {
                 write!(f, "cannot adopt a socket of family {found}: AF_INET or AF_INET6 is needed")
@@ -314,10 +325,61 @@ pub enum ConnectError {
         /// The port's family.
         family: Family,
     },
-    /// The system refused (no route, out of memory).
+    /// The system refused (no route, out of memory), or the network did (nobody listens there).
     Io(io::Error),
     /// The port is closed, or the reactor is gone.
     Closed,
+    /// The text given is no address.
+    Address(AddressError),
+    /// An option is out of range, or was refused by the system.
+    Option(OptionError),
+    /// The local address could not be had.
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The attempt took longer than its [`timeout`](crate::ConnectOptions::timeout).
+    TimedOut,
+    /// [`stop_connecting`](crate::Connector::stop_connecting) was called, or the reactor stopped.
+    Cancelled,
+    /// The attempt met itself: the system chose the peer's own port on this host as the local
+    /// one, and nobody else is there.
+    SelfConnect {
+        /// The address of both ends.
+        address: SocketAddr,
+    },
+    /// There is no address to connect to.
+    NoAddress,
+    /// The factory built no protocol; the connection is closed again.
+    NoProtocol,
+    /// The factory failed.
+    Factory(anyhow::Error),
+    /// There is no attempt to stop.
+    NotConnecting,
+    /// The reactor is shutting down.
+    ShuttingDown,
+}
+
+impl ConnectError {
+    /// The kind of `std` that fits best.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Io(source) | Self::Bind { source, .. } => source.kind(),
+            Self::Option(error) => error.kind(),
+            Self::TimedOut => io::ErrorKind::TimedOut,
+            Self::Cancelled => io::ErrorKind::Interrupted,
+            Self::SelfConnect { .. } => io::ErrorKind::ConnectionRefused,
+            Self::NoProtocol | Self::Factory(_) => io::ErrorKind::Other,
+            Self::NotConnected | Self::Closed | Self::ShuttingDown => io::ErrorKind::NotConnected,
+            Self::IsConnected { .. }
+            | Self::WrongFamily { .. }
+            | Self::Address(_)
+            | Self::NoAddress
+            | Self::NotConnecting => io::ErrorKind::InvalidInput,
+        }
+    }
 }
 
 impl fmt::Display for ConnectError {
@@ -333,14 +395,47 @@ impl fmt::Display for ConnectError {
             ),
             Self::Io(_) => f.write_str("cannot connect"),
             Self::Closed => f.write_str("the port is closed"),
+            Self::Address(error) => error.fmt(f),
+            Self::Option(error) => error.fmt(f),
+            Self::Bind { address, source } => write!(f, "cannot connect from {address}: {source}"),
+            Self::TimedOut => f.write_str("the attempt to connect took too long"),
+            Self::Cancelled => f.write_str("the attempt to connect was given up"),
+            Self::SelfConnect { address } => {
+                write!(f, "nobody listens on {address}: the attempt met itself")
+            }
+            Self::NoAddress => f.write_str("there is no address to connect to"),
+            Self::NoProtocol => f.write_str("the factory built no protocol"),
+            Self::Factory(error) => write!(f, "the factory failed: {error}"),
+            Self::NotConnecting => f.write_str("there is no attempt to stop"),
+            Self::ShuttingDown => f.write_str("the reactor is shutting down"),
         }
+    }
+}
+
+impl From<AddressError> for ConnectError {
+    fn from(error: AddressError) -> Self {
+        Self::Address(error)
+    }
+}
+
+impl From<OptionError> for ConnectError {
+    fn from(error: OptionError) -> Self {
+        Self::Option(error)
+    }
+}
+
+impl From<Infallible> for ConnectError {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Io(source) => Some(source),
+            Self::Io(source) | Self::Bind { source, .. } => Some(source),
+            Self::Option(error) => error.source(),
+            Self::Factory(error) => Some(&**error),
             _ => None,
         }
     }
@@ -393,6 +488,14 @@ pub enum WriteError {
         /// Bytes waiting.
         bytes: usize,
     },
+    /// On a stream: more bytes would wait to be sent than its
+    /// [`write_limit`](crate::TcpOptions::write_limit) allows. Wait for `resume_writing`.
+    BufferFull {
+        /// Bytes waiting.
+        bytes: usize,
+        /// Bytes that may wait.
+        limit: usize,
+    },
     /// `try_write*` only: earlier datagrams are still waiting, or the system has no room now.
     WouldBlock,
     /// The datagram waited in the queue and was dropped to make room, as the policy says.
@@ -421,7 +524,9 @@ impl WriteError {
             | Self::NoBuffers
             | Self::TooLong { .. } => io::ErrorKind::InvalidInput,
             Self::BroadcastNotAllowed => io::ErrorKind::PermissionDenied,
-            Self::QueueFull { .. } | Self::WouldBlock => io::ErrorKind::WouldBlock,
+            Self::QueueFull { .. } | Self::BufferFull { .. } | Self::WouldBlock => {
+                io::ErrorKind::WouldBlock
+            }
             Self::Dropped | Self::Cancelled => io::ErrorKind::Interrupted,
             Self::Unsupported { .. } => io::ErrorKind::Unsupported,
             Self::Io(source) => source.kind(),
@@ -451,7 +556,14 @@ impl fmt::Display for WriteError {
                 "the send queue is full ({datagrams} datagrams, {bytes} bytes): wait for \
                  resume_writing, or choose another queue policy"
             ),
-            Self::WouldBlock => f.write_str("the datagram cannot be sent at once"),
+            Self::BufferFull { bytes, limit } => write!(
+                f,
+                "{bytes} bytes wait to be sent, and no more than {limit} may: wait for \
+                 resume_writing, or raise write_limit"
+            ),
+            Self::WouldBlock => {
+                f.write_str("nothing can be sent at once: others wait, or there is no room")
+            }
             Self::Dropped => f.write_str("the datagram was dropped to make room in the queue"),
             Self::Cancelled => f.write_str("the port was closed before the datagram left"),
             Self::Unsupported { name } => write!(f, "{name} cannot be chosen per datagram here"),

@@ -20,6 +20,7 @@ use crate::resolve::Executor;
 use crate::resolve::Names;
 use crate::shutdown::Shutdown;
 use crate::slots::{Key, Slots};
+use crate::stream::Streams;
 use crate::threads::{Mailbox, RemoteCall};
 use crate::timers::{Timer, Wheel};
 
@@ -58,13 +59,14 @@ pub(crate) struct Inner {
 /// What user code must never see borrowed.
 pub(crate) struct Core {
     pub(crate) ports: Slots<Port>,
+    pub(crate) streams: Streams,
     pub(crate) timers: Wheel<Rc<Timer>>,
     pub(crate) agenda: Agenda,
     /// The receive buffers; out while a port is delivered to. Pulling from another port meanwhile
     /// makes a second set.
     pub(crate) batches: Vec<RecvBatch>,
     /// Bounds the log of what belongs to no port.
-    log: LogLimit,
+    pub(crate) log: LogLimit,
     pub(crate) closed: bool,
 }
 
@@ -94,6 +96,7 @@ impl Inner {
         Self {
             core: RefCell::new(Core {
                 ports: Slots::new(),
+                streams: Streams::new(),
                 timers: Wheel::new(),
                 agenda: Agenda::default(),
                 batches: Vec::new(),
@@ -180,6 +183,12 @@ impl Inner {
 
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.get()
+    }
+
+    /// Whether no port and no connection is open.
+    pub(crate) fn is_empty(&self) -> bool {
+        let core = self.core.borrow();
+        core.ports.is_empty() && core.streams.is_empty()
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -293,23 +302,37 @@ impl Inner {
                 None => ("reactor".into(), core.log.admits(now)),
             }
         };
-        // Neither the log nor the error's own text is written under a borrow: both are user code.
+        drop(self.log_failure(&label, what, failure, logged));
+    }
+
+    /// Logs a callback that failed, or keeps its panic to be let through; returns the error for
+    /// whoever needs it. Nothing may be borrowed: the log and the error's own text are user code.
+    pub(crate) fn log_failure(
+        &self,
+        label: &str,
+        what: &'static str,
+        failure: Failure,
+        logged: bool,
+    ) -> anyhow::Error {
         match failure {
-            Failure::Error(error) if logged => {
-                tracing::error!(port = %label, callback = what, "callback failed: {error:#}");
+            Failure::Error(error) => {
+                if logged {
+                    tracing::error!(port = %label, callback = what, "callback failed: {error:#}");
+                }
+                error
             }
-            Failure::Error(_) => {}
-            Failure::Panic(panic) if !self.catch_panics => {
-                // The first one is let through; what it may have caused is not.
-                let first = self.panic.take().unwrap_or(panic);
-                self.panic.set(Some(first));
-                self.interrupted.set(true);
+            Failure::Panic(panic) => {
+                let message = panic_message(&*panic).to_owned();
+                if !self.catch_panics {
+                    // The first one is let through; what it may have caused is not.
+                    let first = self.panic.take().unwrap_or(panic);
+                    self.panic.set(Some(first));
+                    self.interrupted.set(true);
+                } else if logged {
+                    tracing::error!(port = %label, callback = what, "callback panicked: {message}");
+                }
+                anyhow::anyhow!("{what} panicked: {message}")
             }
-            Failure::Panic(panic) if logged => {
-                let message = panic_message(&*panic);
-                tracing::error!(port = %label, callback = what, "callback panicked: {message}");
-            }
-            Failure::Panic(_) => {}
         }
     }
 

@@ -22,6 +22,7 @@ mod shutdown;
 mod signals;
 mod slots;
 mod stats;
+mod stream;
 mod sys;
 mod threads;
 mod timers;
@@ -52,7 +53,12 @@ pub use resolve::{
 pub use shutdown::{ShutdownError, ShutdownHold, ShutdownHook, ShutdownPhase};
 #[cfg(feature = "signals")]
 pub use signals::{Signal, SignalError, SignalWatch};
-pub use stats::{PortStats, ReactorStats};
+pub use stats::{ListenerStats, PortStats, ReactorStats, StreamStats};
+pub use stream::{
+    AcceptBudget, ClientFactory, ConnectOptions, ConnectionLost, ConnectionState, Connector,
+    ConnectorState, Factory, Flow, KeepAlive, ListeningPort, PeerAddr, Protocol, SharedFactory,
+    StreamKey, StreamLayer, TcpOptions, Transport,
+};
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
 

@@ -17,6 +17,7 @@ use crate::net::os::OsDriver;
 use crate::net::{Driver, Event};
 use crate::shutdown::{DEFAULT_LIMIT, Step};
 use crate::slots::{Key, Kind};
+use crate::stream::{self, Streams};
 use crate::timers::Wheel;
 
 /// The loop and everything in it: ports, timers, buffers. One thread; as many reactors in a
@@ -182,9 +183,11 @@ impl Reactor {
         // A port that uses up its share of this turn while its event is dispatched goes on the list
         // for the next.
         let due = inner.core.borrow().agenda.ready.len();
+        let streams_due = stream::due(inner);
         self.dispatch(&events);
         inner.events.set(events);
         self.ready_ports(due);
+        stream::ready(inner, streams_due);
         self.notices();
         self.flush_dirty();
         inner.resume_panic();
@@ -247,6 +250,7 @@ impl Reactor {
                 port.flush_unless_blocked(&mut core.agenda);
             }
         }
+        stream::flush_dirty(core);
     }
 
     fn poll(&self, timeout: Option<Duration>) -> Result<Vec<Event>, RunError> {
@@ -270,6 +274,11 @@ impl Reactor {
     fn dispatch(&self, events: &[Event]) {
         let inner = &self.inner;
         for event in events {
+            if matches!(Kind::of(event.token), Some(Kind::Listener | Kind::Stream)) {
+                let known = stream::event(inner, event);
+                inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
+                continue;
+            }
             let ready = Readiness {
                 readable: event.readable,
                 writable: event.writable,
@@ -388,6 +397,7 @@ impl Reactor {
                 }
                 Notice::Close(key) => close_port(inner, key),
                 Notice::Call(call) => inner.call(call),
+                Notice::Stream(notice) => stream::notice(inner, notice),
             }
         }
     }
@@ -417,11 +427,12 @@ impl Drop for Reactor {
         let hooks = inner.shutdown.take_hooks();
         let jobs = inner.take_jobs();
         let signals = inner.take_signals();
-        let (ports, timers, agenda, batches) = {
+        let (ports, streams, timers, agenda, batches) = {
             let core = &mut *inner.core.borrow_mut();
             core.closed = true;
             (
                 core.ports.drain(),
+                std::mem::replace(&mut core.streams, Streams::new()),
                 std::mem::replace(&mut core.timers, Wheel::new()),
                 std::mem::take(&mut core.agenda),
                 std::mem::take(&mut core.batches),
@@ -436,7 +447,7 @@ impl Drop for Reactor {
         // closed: the drop of one may call any other.
         timers.iter().for_each(|(_, _, timer)| timer.close());
         timers.iter().for_each(|(_, _, timer)| timer.discard());
-        drop((ports, timers, agenda, batches, remote, hooks, jobs, signals, names, tasks));
+        drop((ports, streams, timers, agenda, batches, remote, hooks, jobs, signals, names, tasks));
     }
 }
 

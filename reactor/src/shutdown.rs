@@ -262,7 +262,10 @@ impl Reactor {
                 }
             }
         }
-        while !inner.core.borrow().ports.is_empty() {
+        crate::stream::begin_shutdown(inner);
+        self.notices();
+        crate::stream::end_shutdown(inner);
+        while !inner.is_empty() {
             self.notices();
         }
         // The completions of the last ones.

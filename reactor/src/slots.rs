@@ -17,9 +17,11 @@ pub(crate) enum Kind {
     Datagram = 0,
     /// A socket of a task of the resolver.
     Task = 1,
+    Listener = 2,
+    Stream = 3,
 }
 
-const KIND_BITS: u32 = 2;
+const KIND_BITS: u32 = 3;
 /// Bits of a token that hold the index; the rest, above the kind, hold what fits of the
 /// generation. A descriptor's number, and so the index, fits by far.
 const INDEX_BITS: u32 = if usize::BITS >= 64 { 30 } else { 18 };
@@ -27,14 +29,14 @@ const INDEX_BITS: u32 = if usize::BITS >= 64 { 30 } else { 18 };
 impl Kind {
     /// The kind of what `token` was made for.
     pub(crate) fn of(token: usize) -> Option<Self> {
-        [Self::Datagram, Self::Task]
+        [Self::Datagram, Self::Task, Self::Listener, Self::Stream]
             .into_iter()
             .find(|kind| *kind as usize == token & ((1 << KIND_BITS) - 1))
     }
 }
 
 impl Key {
-    /// The key as a number for the poller. On 32-bit systems the generation is cut to 12 bits: a
+    /// The key as a number for the poller. On 32-bit systems the generation is cut to 11 bits: a
     /// stale event may then pass for a spurious one, which every port tolerates.
     pub(crate) fn token(self, kind: Kind) -> usize {
         kind as usize

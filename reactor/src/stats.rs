@@ -81,3 +81,45 @@ pub struct PortStats {
     /// Errors and panics that were counted but not logged, to bound the log.
     pub unlogged_errors: u64,
 }
+
+/// What a connection has done so far; see [`Transport::stats`](crate::Transport::stats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamStats {
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Of these, bytes that came after `lose_connection` and were discarded.
+    pub bytes_discarded: u64,
+    /// Reads that brought bytes.
+    pub reads: u64,
+    /// Bytes handed to the system.
+    pub bytes_out: u64,
+    /// Sends that took bytes.
+    pub writes: u64,
+    /// Sends that found no room in the system's buffer.
+    pub would_block: u64,
+    /// Most bytes that waited to be sent when a callback returned.
+    pub queue_high_water: u64,
+    /// Callbacks that returned an error.
+    pub callback_errors: u64,
+    /// Callbacks that panicked.
+    pub callback_panics: u64,
+}
+
+/// What a TCP port has done so far; see [`ListeningPort::stats`](crate::ListeningPort::stats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenerStats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Of these, those still open.
+    pub connections: u64,
+    /// Connections closed because the factory built no protocol, or for the limit per peer.
+    pub refused: u64,
+    /// Connections that were gone before they could be accepted.
+    pub skipped: u64,
+    /// Connections closed because the process was out of descriptors.
+    pub shed: u64,
+    /// Times that the port refrained from accepting.
+    pub accept_errors: u64,
+}

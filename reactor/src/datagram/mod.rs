@@ -38,6 +38,7 @@ pub use send_options::SendOptions;
 pub use transport::{DatagramKey, DatagramTransport};
 
 pub(crate) use delivery::service;
+pub(crate) use listen::StartError;
 #[cfg(feature = "testing")]
 pub(crate) use listen::{start, vacancy};
 pub(crate) use options::{Tuning, buffer_size, check_ttl, within};

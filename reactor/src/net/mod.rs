@@ -16,6 +16,7 @@
 pub(crate) mod os;
 #[cfg(feature = "testing")]
 pub(crate) mod script;
+mod stream;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,6 +29,8 @@ use crate::datagram::{Capabilities, Ecn, Family, Metadata, SourceFilter};
 use crate::error::AdoptError;
 use crate::interfaces::NetworkInterface;
 use crate::sys;
+
+pub(crate) use stream::{ListenSocket, ListenSpec, StreamOption, StreamSocket, StreamSpec};
 
 /// Number of receive slots of a reactor, and the most messages one receive returns.
 pub(crate) const RECV_SLOTS: usize = 16;
@@ -78,16 +81,51 @@ pub(crate) trait Driver {
         token: usize,
     ) -> Result<Rc<dyn DatagramSocket>, AdoptError>;
 
+    /// Opens a listening stream socket and registers it under `token`.
+    fn listen_stream(
+        &mut self,
+        spec: &ListenSpec,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, OpenError>;
+
     /// Opens a stream socket, registers it under `token` for reading and writing and begins to
-    /// connect it. The first event that says "writable" tells that the attempt ended, and
-    /// [`StreamSocket::take_error`] how.
+    /// connect it. The first event that says "writable" (or "error") tells that the attempt
+    /// ended, and [`StreamSocket::take_error`] how.
+    fn open_stream(
+        &mut self,
+        spec: &StreamSpec,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError>;
+
+    /// Takes over a listening stream socket made elsewhere.
+    fn adopt_listener(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, AdoptError>;
+
+    /// Takes over a connected stream socket made elsewhere.
+    fn adopt_stream(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, AdoptError>;
+
+    /// As [`open_stream`](Self::open_stream), without options.
     #[cfg(feature = "dns")]
     fn connect_stream(
         &mut self,
         peer: SocketAddr,
         bind: Option<SocketAddr>,
         token: usize,
-    ) -> io::Result<Rc<dyn StreamSocket>>;
+    ) -> io::Result<Rc<dyn StreamSocket>> {
+        let spec = StreamSpec { peer, bind, options: Vec::new() };
+        self.open_stream(&spec, token).map_err(|error| match error {
+            OpenError::Socket(source) | OpenError::Option(_, source) | OpenError::Bind(source) => {
+                source
+            }
+        })
+    }
 
     /// The interfaces of the host, in the order of their indices.
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
@@ -103,6 +141,8 @@ pub(crate) struct Event {
     pub(crate) writable: bool,
     /// An error is pending: a refused connected UDP socket raises this alone.
     pub(crate) error: bool,
+    /// A stream's peer has ended what it sends, or the connection is gone.
+    pub(crate) read_closed: bool,
 }
 
 /// Whose an adopted descriptor is.
@@ -243,20 +283,6 @@ pub(crate) trait DatagramSocket {
     }
     /// The descriptor, where there is one.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
-}
-
-/// A stream socket. `WouldBlock` is followed by an event once the call is worth repeating.
-#[cfg(feature = "dns")]
-pub(crate) trait StreamSocket {
-    fn peer_addr(&self) -> io::Result<SocketAddr>;
-    /// Reads what has arrived; 0 is the end of the stream.
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Sends a prefix of `data` and returns its length. Never raises `SIGPIPE`.
-    fn write(&self, data: &[u8]) -> io::Result<usize>;
-    /// Ends the stream in one direction, or both.
-    fn shutdown(&self, how: std::net::Shutdown) -> io::Result<()>;
-    /// Fetches and clears the pending error (`SO_ERROR`).
-    fn take_error(&self) -> io::Result<Option<io::Error>>;
 }
 
 /// A change of a membership. An unknown interface, or no route where its index is 0, is `ENODEV`.

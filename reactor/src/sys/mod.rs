@@ -5,6 +5,7 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`receive_one`], [`send_one`] | one datagram, non-blocking whatever the descriptor's flags say |
+//! | [`accept`] | a connection that waits, already non-blocking |
 //! | [`option`], [`set_option`] | a socket option with an `int` for a value |
 //! | [`disconnect`] | `connect` to `AF_UNSPEC` |
 //! | [`interface_index`] | `if_nametoindex` |
@@ -49,7 +50,7 @@ pub(crate) use names::host_addresses;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use portable::RecvHeaders;
 pub(crate) use portable::{
-    disconnect, inherited_fds, interface_index, option, receive_one, send_one, set_option,
+    accept, disconnect, inherited_fds, interface_index, option, receive_one, send_one, set_option,
 };
 
 use std::io;

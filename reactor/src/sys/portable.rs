@@ -73,6 +73,43 @@ pub(crate) fn send_one(
     }
 }
 
+/// Takes a connection that waits, non-blocking and close-on-exec.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let mut storage = SockAddrStorage::zeroed();
+    let size = storage.size_of();
+    let mut len = size;
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let accepted = counted(|| {
+        len = size;
+        // SAFETY: the kernel writes at most `len` bytes, the size of `storage`, and the length.
+        unsafe {
+            libc::accept4(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len, flags) as isize
+        }
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    let accepted = unsafe { OwnedFd::from_raw_fd(accepted as RawFd) };
+    // SAFETY: the storage began zeroed and the kernel wrote `len` bytes of an address.
+    let peer = unsafe { SockAddr::new(storage, len.min(size)) };
+    Ok((accepted, peer.as_socket()))
+}
+
+/// Takes a connection that waits, non-blocking and close-on-exec.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let listener = SockRef::from(&fd);
+    loop {
+        match listener.accept() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok((accepted, peer)) => {
+                accepted.set_nonblocking(true)?;
+                return Ok((accepted.into(), peer.as_socket()));
+            }
+        }
+    }
+}
+
 /// Reads a socket option of type `int`.
 pub(crate) fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
     let mut value: libc::c_int = 0;

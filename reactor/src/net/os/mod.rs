@@ -9,7 +9,7 @@
 //! | `options.rs` | how options and metadata are called by the kernel |
 //! | `batched.rs` | many datagrams by one system call, and all that Linux adds |
 //! | `portable.rs` | one datagram by one system call, on every unix |
-//! | `stream.rs` | stream sockets |
+//! | `stream.rs` | listening and stream sockets |
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod batched;
@@ -18,7 +18,6 @@ mod options;
 mod poller;
 mod portable;
 mod socket;
-#[cfg(feature = "dns")]
 mod stream;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
@@ -37,7 +36,8 @@ use self::poller::Poller;
 use self::portable::Portable;
 use self::socket::{Endpoint, OsSocket, Transfer};
 use super::{
-    DatagramSocket, DatagramSpec, Driver, Event, OpenError, Ownership, SocketOption, Wake,
+    DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError, Ownership,
+    SocketOption, StreamSocket, StreamSpec, Wake,
 };
 use crate::datagram::Family;
 use crate::error::AdoptError;
@@ -145,15 +145,40 @@ impl Driver for OsDriver {
         Ok(Rc::new(OsSocket::new(endpoint, Portable::default())))
     }
 
-    #[cfg(feature = "dns")]
-    fn connect_stream(
+    fn listen_stream(
         &mut self,
-        peer: SocketAddr,
-        bind: Option<SocketAddr>,
+        spec: &ListenSpec,
         token: usize,
-    ) -> io::Result<Rc<dyn super::StreamSocket>> {
+    ) -> Result<Rc<dyn ListenSocket>, OpenError> {
         let registration = self.poller.registration(token);
-        Ok(Rc::new(stream::OsStream::connect(peer, bind, &registration)?))
+        Ok(Rc::new(stream::OsListener::open(spec, registration)?))
+    }
+
+    fn open_stream(
+        &mut self,
+        spec: &StreamSpec,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError> {
+        let registration = self.poller.registration(token);
+        Ok(Rc::new(stream::OsStream::connect(spec, registration)?))
+    }
+
+    fn adopt_listener(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, AdoptError> {
+        let registration = self.poller.registration(token);
+        Ok(Rc::new(stream::OsListener::adopt(fd, registration)?))
+    }
+
+    fn adopt_stream(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, AdoptError> {
+        let registration = self.poller.registration(token);
+        Ok(Rc::new(stream::OsStream::adopt(fd, registration)?))
     }
 
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {

@@ -50,6 +50,7 @@ impl Poller {
             // Not `is_write_closed`: an error alone raises that, too.
             writable: event.is_writable(),
             error: event.is_error(),
+            read_closed: event.is_read_closed(),
         }));
         Ok(())
     }
@@ -89,11 +90,15 @@ impl Registration {
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), self.token, Interest::READABLE)
     }
 
-    /// For a stream socket: both directions, from birth to close.
-    #[cfg(feature = "dns")]
+    /// Streams watch both directions for good: edges cost nothing while nobody waits for them.
     pub(super) fn register_stream(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), self.token, interest)
+    }
+
+    /// The same right for the socket to be polled under `token`.
+    pub(super) fn sibling(&self, token: usize) -> Self {
+        Self { registry: Rc::clone(&self.registry), token: Token(token) }
     }
 
     /// Registering again also raises an event at once if the socket is ready.

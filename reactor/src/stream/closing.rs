@@ -1,0 +1,253 @@
+//! The end of connections, and what user code is told from the loop.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::connection::{Connection, Origin, Phase};
+use super::{StreamNotice, attempts, connector, delivery, layer, listener};
+use crate::Handle;
+use crate::agenda::{Agenda, Notice};
+use crate::callback::{Failure, guarded};
+use crate::error::{ConnectError, ConnectionLost, WriteError};
+use crate::inner::{Core, Inner};
+use crate::slots::Key;
+
+/// When to look again for memory that was wanting.
+const SHORTAGE: Duration = Duration::from_millis(10);
+
+impl From<StreamNotice> for Notice {
+    fn from(notice: StreamNotice) -> Self {
+        Self::Stream(notice)
+    }
+}
+
+/// Tells user code what happened, or closes what is to be closed.
+pub(crate) fn notice(inner: &Rc<Inner>, notice: StreamNotice) {
+    match notice {
+        StreamNotice::Made(key, protocol) => {
+            delivery::put_back(inner, key, protocol);
+            delivery::call(inner, key, "connection_made", |protocol, transport| {
+                protocol.connection_made(transport)
+            });
+        }
+        StreamNotice::PauseWriting(key) if is_open(inner, key) => {
+            delivery::call(inner, key, "pause_writing", |protocol, transport| {
+                protocol.pause_writing(transport)
+            });
+        }
+        StreamNotice::ResumeWriting(key) if is_open(inner, key) => {
+            delivery::call(inner, key, "resume_writing", |protocol, transport| {
+                protocol.resume_writing(transport)
+            });
+        }
+        StreamNotice::PauseWriting(_) | StreamNotice::ResumeWriting(_) => {}
+        // Told even if the other direction was closed before, so that this was the end.
+        StreamNotice::WriteConnectionLost(key) if is_orderly(inner, key) => {
+            delivery::call(inner, key, "write_connection_lost", |protocol, transport| {
+                protocol.write_connection_lost(transport)
+            });
+        }
+        StreamNotice::WriteConnectionLost(_) => {}
+        StreamNotice::Layers(key) => layer::run(inner, key),
+        StreamNotice::Linger(key) => linger(inner, key),
+        StreamNotice::Shortage(key) => {
+            later(inner, SHORTAGE, move |inner| {
+                with(inner, key, |connection, agenda| connection.unblock(agenda));
+            });
+        }
+        StreamNotice::Close(key) => close(inner, key),
+        StreamNotice::CloseListener(key) => listener::close(inner, key),
+        StreamNotice::Refrain(key, error) => listener::refrain(inner, key, &error),
+        StreamNotice::StartedConnecting(key) => connector::started(inner, key),
+        StreamNotice::ConnectFailed(key, error) => attempts::failed(inner, key, error),
+    }
+}
+
+fn with(inner: &Inner, key: Key, work: impl FnOnce(&mut Connection, &mut Agenda)) {
+    let core = &mut *inner.core.borrow_mut();
+    if let Some(connection) = core.streams.connections.get_mut(key) {
+        work(connection, &mut core.agenda);
+    }
+}
+
+/// A call of the reactor's own, which does not keep `run` going.
+pub(crate) fn later(
+    inner: &Rc<Inner>,
+    delay: Duration,
+    call: impl FnOnce(&Rc<Inner>) + 'static,
+) -> crate::DelayedCall {
+    let timer = inner.handle().call_later(delay, move |handle: &Handle| {
+        if let Some(inner) = handle.upgrade() {
+            call(&inner);
+        }
+    });
+    timer.unref();
+    timer
+}
+
+fn is_open(inner: &Inner, key: Key) -> bool {
+    let core = inner.core.borrow();
+    core.streams.connections.get(key).is_some_and(|connection| connection.phase == Phase::Open)
+}
+
+/// Whether it is open, or was closed in order.
+fn is_orderly(inner: &Inner, key: Key) -> bool {
+    let core = inner.core.borrow();
+    core.streams
+        .connections
+        .get(key)
+        .is_some_and(|connection| matches!(connection.reason, None | Some(ConnectionLost::Done)))
+}
+
+fn linger(inner: &Rc<Inner>, key: Key) {
+    let limit = match inner.core.borrow().streams.connections.get(key) {
+        Some(connection) if connection.phase == Phase::Open => connection.tuning.close_timeout,
+        _ => return,
+    };
+    let timer = later(inner, limit, move |inner| {
+        with(inner, key, |connection, agenda| connection.out_of_time(agenda));
+    });
+    with(inner, key, |connection, _| connection.timer = Some(timer));
+}
+
+/// Counts and logs a callback that failed, and closes its connection.
+pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failure) {
+    let now = inner.now();
+    let panicked = matches!(failure, Failure::Panic(_));
+    let (label, logged) = {
+        let core = &mut *inner.core.borrow_mut();
+        count(&mut core.agenda, panicked);
+        match core.streams.connections.get_mut(key) {
+            Some(connection) => {
+                connection.stats.callback_errors += u64::from(!panicked);
+                connection.stats.callback_panics += u64::from(panicked);
+                (connection.label(), connection.log.admits(now))
+            }
+            None => ("closed connection".into(), core.log.admits(now)),
+        }
+    };
+    let error = inner.log_failure(&label, what, failure, logged);
+    with(inner, key, |connection, agenda| {
+        connection.fail(ConnectionLost::Failed(Rc::new(error)), agenda);
+    });
+}
+
+/// Counts and logs a callback that failed when its connection was gone.
+fn unheard(inner: &Inner, label: &str, what: &'static str, failure: Failure) {
+    let panicked = matches!(failure, Failure::Panic(_));
+    let logged = {
+        let core = &mut *inner.core.borrow_mut();
+        count(&mut core.agenda, panicked);
+        core.log.admits(inner.now())
+    };
+    drop(inner.log_failure(label, what, failure, logged));
+}
+
+fn count(agenda: &mut Agenda, panicked: bool) {
+    agenda.stats.callback_errors += u64::from(!panicked);
+    agenda.stats.callback_panics += u64::from(panicked);
+}
+
+/// Takes a connection out of its slot. What waited is cancelled. The caller drops the connection,
+/// and with it the socket, once nothing is borrowed.
+pub(crate) fn retire(core: &mut Core, key: Key) -> Option<Connection> {
+    let mut connection = core.streams.connections.remove(key)?;
+    let agenda = &mut core.agenda;
+    agenda.references -= usize::from(connection.referenced);
+    for completion in connection.queue.clear(&mut agenda.streams.spares) {
+        agenda.notices.push_back(Notice::Written(completion, Err(WriteError::Cancelled)));
+    }
+    connection.account(agenda);
+    if let Origin::Listener(listener, ip) = connection.origin
+        && let Some(listener) = core.streams.listeners.get_mut(listener)
+    {
+        listener.departed(ip, agenda);
+    }
+    Some(connection)
+}
+
+/// The end of a connection: its socket is closed, then its protocol and its maker are told.
+fn close(inner: &Rc<Inner>, key: Key) {
+    let connection = retire(&mut inner.core.borrow_mut(), key);
+    let Some(mut connection) = connection else { return };
+    if let Some(timer) = connection.timer.take() {
+        let _ = timer.cancel();
+    }
+    let (unsent, layers) = match connection.stack.take() {
+        Some(stack) => stack.dissolve(),
+        None => Default::default(),
+    };
+    let protocol = connection.protocol.take();
+    let reason = connection.reason.take().unwrap_or(ConnectionLost::Done);
+    let (label, origin) = (connection.label(), connection.origin);
+    drop(connection);
+    tracing::debug!(connection = %label, %reason, "closed");
+    let cancelled =
+        unsent.into_iter().map(|done| Notice::Written(done, Err(WriteError::Cancelled)));
+    inner.core.borrow_mut().agenda.notices.extend(cancelled);
+    for mut layer in layers {
+        let outcome = guarded(|| {
+            layer.lost(&reason);
+            Ok(())
+        });
+        if let Err(failure) = outcome {
+            unheard(inner, &label, "stream layer lost", failure);
+        }
+    }
+    if let Some(mut protocol) = protocol {
+        let told = reason.clone();
+        let outcome = guarded(|| {
+            protocol.connection_lost(told);
+            Ok(())
+        });
+        if let Err(failure) = outcome {
+            unheard(inner, &label, "connection_lost", failure);
+        }
+        // The protocol goes before anybody opens the next one in its stead.
+        drop(protocol);
+    }
+    if let Origin::Connector(connector) = origin {
+        attempts::lost(inner, connector, &reason);
+    }
+}
+
+/// The reactor stops: listeners and attempts end, connections are closed in order.
+pub(crate) fn begin_shutdown(inner: &Inner) {
+    let core = &mut *inner.core.borrow_mut();
+    let agenda = &mut core.agenda;
+    for key in core.streams.listeners.keys().collect::<Vec<_>>() {
+        if let Some(listener) = core.streams.listeners.get_mut(key) {
+            listener.begin_close(agenda);
+        }
+    }
+    for key in core.streams.connections.keys().collect::<Vec<_>>() {
+        let Some(connection) = core.streams.connections.get_mut(key) else { continue };
+        if connection.phase == Phase::Connecting
+            && let Origin::Connector(connector) = connection.origin
+        {
+            let notice = StreamNotice::ConnectFailed(connector, ConnectError::Cancelled);
+            agenda.notices.push_back(notice.into());
+        }
+        connection.lose(agenda);
+        connection.settle(agenda);
+    }
+}
+
+/// What is left of them ends after one more flush.
+pub(crate) fn end_shutdown(inner: &Inner) {
+    let core = &mut *inner.core.borrow_mut();
+    let mut buffer = core.streams.buffer.take().unwrap_or_else(delivery::buffer);
+    for key in core.streams.connections.keys().collect::<Vec<_>>() {
+        let Some(connection) = core.streams.connections.get_mut(key) else { continue };
+        let agenda = &mut core.agenda;
+        connection.settle(agenda);
+        // Closing with unread input would reset away what the peer has not read.
+        delivery::discard(connection, &mut buffer, true, agenda);
+        let reason = match connection.queue.is_empty() {
+            true => ConnectionLost::Done,
+            false => ConnectionLost::Aborted,
+        };
+        connection.end(reason, agenda);
+    }
+    core.streams.buffer = Some(buffer);
+}

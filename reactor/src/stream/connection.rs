@@ -1,0 +1,470 @@
+//! The state of a connection, and the half of its work that needs no user code: flushing the
+//! queue, ending one direction or both, beginning to close.
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::rc::Rc;
+
+use super::layer::Stack;
+use super::options::Tuning;
+use super::write_queue::{PIECES, WriteQueue};
+use super::{Protocol, StreamNotice};
+use crate::DelayedCall;
+use crate::agenda::{Agenda, Notice};
+use crate::callback::LogLimit;
+use crate::error::{ConnectionLost, WriteError};
+use crate::net::StreamSocket;
+use crate::slots::{Key, Kind};
+use crate::stats::StreamStats;
+
+/// Whether a connection is open; see [`Transport::state`](super::Transport::state).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// Open in both directions.
+    Open,
+    /// The peer has ended what it sends.
+    ReadClosed,
+    /// We have ended what we send, or are about to once it is flushed.
+    WriteClosed,
+    /// `lose_connection` or `abort_connection` was called, or the connection broke;
+    /// `connection_lost` has not returned yet.
+    Closing,
+    /// Gone.
+    Closed,
+}
+
+/// What is left to do for a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ready {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    pub(crate) error: bool,
+    /// A short read does not say that all was read (DESIGN section 5).
+    pub(crate) drain: bool,
+}
+
+impl Ready {
+    /// Reads until there is nothing left.
+    pub(crate) const DRAIN: Self =
+        Self { readable: true, writable: false, error: false, drain: true };
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.readable |= other.readable;
+        self.writable |= other.writable;
+        self.error |= other.error;
+        self.drain |= other.drain;
+    }
+}
+
+/// How a connection came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Accepted by a listener, from this address.
+    Listener(Key, IpAddr),
+    /// Made elsewhere.
+    Adopted,
+    /// Opened by a connector.
+    Connector(Key),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// An attempt to connect is under way: there is no protocol yet.
+    Connecting,
+    Open,
+    /// It ended; the loop will close it and tell the protocol.
+    Ended,
+}
+
+/// The way out of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteHalf {
+    Open,
+    /// To be shut once the queue is empty.
+    Closing,
+    /// Shut.
+    Closed,
+}
+
+pub(crate) struct Connection {
+    pub(crate) key: Key,
+    pub(crate) socket: Rc<dyn StreamSocket>,
+    /// `None` while a callback runs.
+    pub(crate) protocol: Option<Box<dyn Protocol>>,
+    pub(crate) origin: Origin,
+    pub(crate) peer: SocketAddr,
+    pub(crate) phase: Phase,
+    pub(crate) queue: WriteQueue,
+    pub(crate) stack: Option<Box<Stack>>,
+    pub(crate) tuning: Tuning,
+    /// Reading was paused by the user.
+    pub(crate) paused: bool,
+    /// The peer's end was read.
+    pub(crate) read_closed: bool,
+    pub(crate) write_half: WriteHalf,
+    /// `lose_connection` was called: what still comes is discarded.
+    pub(crate) disconnecting: bool,
+    /// The time until the connection is closed in any case has begun to count.
+    pub(crate) lingering: bool,
+    pub(crate) timer: Option<DelayedCall>,
+    /// Why nothing can be sent any more; what the peer sent before is still read.
+    write_error: Option<io::Error>,
+    /// What `connection_lost` will be told, however the connection ends.
+    failure: Option<ConnectionLost>,
+    pub(crate) reason: Option<ConnectionLost>,
+    /// A callback runs; what it wrote is flushed when it returns.
+    pub(crate) held: bool,
+    pub(crate) on_ready: bool,
+    pub(crate) ready: Ready,
+    pub(crate) on_dirty: bool,
+    /// The kernel had no room; an event will tell.
+    pub(crate) blocked: bool,
+    /// `pause_writing` was told.
+    writing_paused: bool,
+    pub(crate) referenced: bool,
+    /// Counted among what waits to be sent.
+    counted: bool,
+    pub(crate) label: Option<Rc<str>>,
+    pub(crate) log: LogLimit,
+    pub(crate) stats: StreamStats,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        key: Key,
+        socket: Rc<dyn StreamSocket>,
+        peer: SocketAddr,
+        origin: Origin,
+        phase: Phase,
+        tuning: Tuning,
+    ) -> Self {
+        Self {
+            key,
+            socket,
+            protocol: None,
+            origin,
+            peer,
+            phase,
+            queue: WriteQueue::default(),
+            stack: None,
+            tuning,
+            paused: false,
+            read_closed: false,
+            write_half: WriteHalf::Open,
+            disconnecting: false,
+            lingering: false,
+            timer: None,
+            write_error: None,
+            failure: None,
+            reason: None,
+            held: false,
+            on_ready: false,
+            ready: Ready::default(),
+            on_dirty: false,
+            blocked: false,
+            writing_paused: false,
+            referenced: true,
+            counted: false,
+            label: None,
+            log: LogLimit::default(),
+            stats: StreamStats::default(),
+        }
+    }
+
+    pub(crate) fn label(&self) -> Rc<str> {
+        match &self.label {
+            Some(label) => Rc::clone(label),
+            None => format!("tcp {}", self.peer).into(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> ConnectionState {
+        if self.phase != Phase::Open || self.disconnecting || self.write_error.is_some() {
+            ConnectionState::Closing
+        } else if self.write_half != WriteHalf::Open {
+            ConnectionState::WriteClosed
+        } else if self.read_closed {
+            ConnectionState::ReadClosed
+        } else {
+            ConnectionState::Open
+        }
+    }
+
+    /// Whether data may be delivered now.
+    pub(crate) fn delivers(&self) -> bool {
+        self.phase == Phase::Open
+            && !self.paused
+            && !self.disconnecting
+            && !self.read_closed
+            && !self.stack.as_ref().is_some_and(|stack| stack.eof)
+    }
+
+    pub(crate) fn make_ready(&mut self, why: Ready, agenda: &mut Agenda) {
+        self.ready.merge(why);
+        if !self.on_ready {
+            self.on_ready = true;
+            agenda.streams.ready.push_back((Kind::Stream, self.key));
+        }
+    }
+
+    /// Has the connection looked at when the callback under way returns, or before the next poll.
+    pub(crate) fn make_dirty(&mut self, agenda: &mut Agenda) {
+        if !self.on_dirty && !self.held {
+            self.on_dirty = true;
+            agenda.streams.dirty.push_back(self.key);
+        }
+    }
+
+    /// Whether what is written now will be sent.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.phase == Phase::Open
+            && !self.disconnecting
+            && self.write_half == WriteHalf::Open
+            && self.write_error.is_none()
+    }
+
+    /// Flushes, and does what waited for the flush.
+    pub(crate) fn settle(&mut self, agenda: &mut Agenda) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        if !self.blocked && !self.queue.is_empty() {
+            self.send(&[], agenda);
+        }
+        self.check_watermarks(agenda);
+        self.advance(agenda);
+        self.account(agenda);
+    }
+
+    /// Offers the queue, and `more` after it, to the kernel until all is taken or the kernel has
+    /// no room. Returns what is left of `more`: a number of pieces to skip, and of bytes of the
+    /// next.
+    pub(crate) fn send(&mut self, more: &[IoSlice<'_>], agenda: &mut Agenda) -> (usize, usize) {
+        let (mut piece, mut offset) = (0, 0);
+        loop {
+            let result = {
+                let mut out = [IoSlice::new(&[]); PIECES];
+                let mut count = self.queue.pieces(&mut out);
+                let mut from = offset;
+                for data in more.iter().skip(piece) {
+                    if count == PIECES {
+                        break;
+                    }
+                    out[count] = IoSlice::new(&data[std::mem::take(&mut from)..]);
+                    count += 1;
+                }
+                match &out[..count] {
+                    out if out.iter().all(|piece| piece.is_empty()) => break,
+                    [single] => self.socket.write(single),
+                    several => self.socket.write_vectored(several),
+                }
+            };
+            match result {
+                Ok(taken) => {
+                    self.stats.bytes_out += taken as u64;
+                    self.stats.writes += 1;
+                    let mut beyond = self.queue.taken(taken, &mut agenda.streams.spares);
+                    while let Some(data) = more.get(piece)
+                        && beyond + offset >= data.len()
+                    {
+                        beyond -= data.len() - offset;
+                        (piece, offset) = (piece + 1, 0);
+                    }
+                    offset += beyond;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stats.would_block += 1;
+                    self.blocked = true;
+                    break;
+                }
+                Err(error) if is_shortage(&error) => {
+                    // No event tells when there is memory again.
+                    self.blocked = true;
+                    agenda.notices.push_back(StreamNotice::Shortage(self.key).into());
+                    break;
+                }
+                Err(error) => {
+                    self.write_failed(error, agenda);
+                    break;
+                }
+            }
+        }
+        self.tell_written(agenda);
+        (piece, offset)
+    }
+
+    /// Queues the completions of what the system has taken.
+    pub(crate) fn tell_written(&mut self, agenda: &mut Agenda) {
+        while let Some((completion, len)) = self.queue.completed() {
+            agenda.notices.push_back(Notice::Written(completion, Ok(len)));
+        }
+    }
+
+    /// There is room again.
+    pub(crate) fn unblock(&mut self, agenda: &mut Agenda) {
+        if std::mem::take(&mut self.blocked) {
+            self.settle(agenda);
+        }
+    }
+
+    pub(crate) fn write_failed(&mut self, error: io::Error, agenda: &mut Agenda) {
+        let mut cause = Some(io::Error::from(error.kind()));
+        if let Some(code) = error.raw_os_error() {
+            cause = Some(io::Error::from_raw_os_error(code));
+        }
+        for completion in self.queue.clear(&mut agenda.streams.spares) {
+            let error = cause.take().map_or(WriteError::Cancelled, WriteError::Io);
+            agenda.notices.push_back(Notice::Written(completion, Err(error)));
+        }
+        self.write_half = WriteHalf::Closed;
+        if self.read_closed || (self.paused && !self.disconnecting) {
+            self.end(lost(error), agenda);
+        } else {
+            self.write_error = Some(error);
+            self.make_ready(Ready::DRAIN, agenda);
+        }
+    }
+
+    /// All that had arrived was read: if nothing can be sent any more, this is the end.
+    pub(crate) fn read_dry(&mut self, agenda: &mut Agenda) {
+        if let Some(error) = self.write_error.take() {
+            self.end(lost(error), agenda);
+        }
+    }
+
+    /// Looks for an error that no read will meet.
+    pub(crate) fn check_error(&mut self, agenda: &mut Agenda) {
+        if let Ok(Some(error)) = self.socket.take_error() {
+            self.end(lost(error), agenda);
+        }
+    }
+
+    pub(crate) fn check_watermarks(&mut self, agenda: &mut Agenda) {
+        if !self.writing_paused {
+            if self.blocked && self.queue.bytes() > self.tuning.high_watermark && self.is_writable()
+            {
+                self.writing_paused = true;
+                agenda.notices.push_back(StreamNotice::PauseWriting(self.key).into());
+            }
+        } else if self.queue.bytes() <= self.tuning.low_watermark {
+            self.writing_paused = false;
+            if self.is_writable() {
+                agenda.notices.push_back(StreamNotice::ResumeWriting(self.key).into());
+            }
+        }
+    }
+
+    /// What waits to be sent keeps `run` going, even on a connection that does not.
+    pub(crate) fn account(&mut self, agenda: &mut Agenda) {
+        let waiting = !self.queue.is_empty();
+        self.stats.queue_high_water = self.stats.queue_high_water.max(self.queue.bytes() as u64);
+        if waiting != self.counted {
+            self.counted = waiting;
+            if waiting {
+                agenda.queued += 1;
+            } else {
+                agenda.queued -= 1;
+            }
+        }
+    }
+
+    /// Brings about what was waiting for the queue to be empty, and the end when both directions
+    /// are closed.
+    pub(crate) fn advance(&mut self, agenda: &mut Agenda) {
+        if self.phase != Phase::Open || !self.queue.is_empty() || self.write_error.is_some() {
+            return;
+        }
+        let asked = self.write_half == WriteHalf::Closing;
+        if asked || (self.disconnecting && self.write_half == WriteHalf::Open) {
+            if !self.layers_have_ended(agenda) {
+                return;
+            }
+            self.write_half = WriteHalf::Closed;
+            // It fails when the peer has reset the connection, which the next read tells.
+            let _ = self.socket.shutdown(Shutdown::Write);
+            if asked && !self.disconnecting {
+                agenda.notices.push_back(StreamNotice::WriteConnectionLost(self.key).into());
+            }
+        }
+        if self.write_half == WriteHalf::Closed && self.read_closed {
+            self.end(ConnectionLost::Done, agenda);
+        } else if self.disconnecting && !self.lingering {
+            self.linger(agenda);
+        }
+    }
+
+    /// The connection is to be closed; the peer has so much time to close it, too.
+    fn linger(&mut self, agenda: &mut Agenda) {
+        self.lingering = true;
+        agenda.notices.push_back(StreamNotice::Linger(self.key).into());
+    }
+
+    /// Closes once all that was written is sent. Idempotent.
+    pub(crate) fn lose(&mut self, agenda: &mut Agenda) {
+        if self.phase == Phase::Open && !self.disconnecting {
+            self.disconnecting = true;
+            // What waits unread is no news to the poller.
+            self.make_ready(Ready::DRAIN, agenda);
+            self.make_dirty(agenda);
+        }
+    }
+
+    /// Ends what we send, once it is flushed.
+    pub(crate) fn lose_write(&mut self, agenda: &mut Agenda) {
+        if self.is_writable() {
+            self.write_half = WriteHalf::Closing;
+            self.make_dirty(agenda);
+        }
+    }
+
+    /// Closes with a reset.
+    pub(crate) fn abort(&mut self, agenda: &mut Agenda) {
+        if self.phase == Phase::Open {
+            // Where it cannot be had, the peer sees an end instead.
+            let _ = self.socket.reset_on_close();
+            self.end(ConnectionLost::Aborted, agenda);
+        }
+    }
+
+    /// A callback failed: the connection is closed, and told why. What was written is still sent,
+    /// if the peer takes it in time.
+    pub(crate) fn fail(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
+        if self.phase == Phase::Open {
+            self.failure.get_or_insert(reason);
+            self.lose(agenda);
+            if !self.lingering {
+                self.linger(agenda);
+            }
+        }
+    }
+
+    /// The time for an orderly close is over.
+    pub(crate) fn out_of_time(&mut self, agenda: &mut Agenda) {
+        self.end(ConnectionLost::Done, agenda);
+    }
+
+    /// Ends the connection; the rest happens on the loop. Idempotent.
+    pub(crate) fn end(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Ended;
+            self.reason = Some(self.failure.take().unwrap_or(reason));
+            agenda.notices.push_back(StreamNotice::Close(self.key).into());
+        }
+    }
+}
+
+/// What an error of the system says of the connection.
+pub(crate) fn lost(error: io::Error) -> ConnectionLost {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted => ConnectionLost::Reset,
+        io::ErrorKind::TimedOut => ConnectionLost::TimedOut,
+        _ => ConnectionLost::Failed(Rc::new(error.into())),
+    }
+}
+
+/// Whether memory is wanting, rather than anything wrong.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+}

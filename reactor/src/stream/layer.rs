@@ -1,0 +1,491 @@
+//! Layers: filters between a connection and its protocol (DESIGN decision 13).
+//!
+//! The layers of a connection are a stack; the first pushed is nearest to the socket. What is
+//! received climbs it, what is written descends, and each layer may change, hold back or add to
+//! both. They are user code, so they are called from the loop alone: a write only queues an
+//! [`Input`], which [`run`] takes through the stack.
+
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+use super::connection::{Phase, Ready, lost};
+use super::{BUFFER_LEN, Connection, StreamNotice, Transport, closing, delivery};
+use crate::agenda::{Agenda, Notice};
+use crate::callback::guarded;
+use crate::datagram::Completion;
+use crate::error::{Closed, ConnectionLost, WriteError};
+use crate::inner::Inner;
+use crate::slots::Key;
+
+/// A filter between a connection and its protocol: encryption, throttling, a log of the traffic.
+///
+/// Every method has a default, which passes on what comes. An error closes the connection with
+/// that error as its reason.
+///
+/// ```
+/// use strand_reactor::{Flow, StreamLayer};
+/// /// Swaps upper and lower case in what is received.
+/// struct Swap;
+/// impl StreamLayer for Swap {
+///     fn received(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+///         let swapped = data.iter().map(|byte| byte ^ 0x20).collect::<Vec<_>>();
+///         flow.deliver(&swapped);
+///         Ok(())
+///     }
+/// }
+/// let layer: Box<dyn StreamLayer> = Box::new(Swap);
+/// # drop(layer);
+/// ```
+pub trait StreamLayer {
+    /// The layer is in its place: called once, and first, from the loop. What it sends now goes
+    /// before all that is written after the push.
+    fn attached(&mut self, transport: &Transport, flow: &mut Flow) -> anyhow::Result<()> {
+        let _ = (transport, flow);
+        Ok(())
+    }
+
+    /// Bytes came from below. What was not [delivered](Flow::deliver) or kept is gone.
+    fn received(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(data);
+        Ok(())
+    }
+
+    /// No more comes from below. What is kept must be delivered before
+    /// [`end_reading`](Flow::end_reading), now or later.
+    fn read_ended(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
+        flow.end_reading();
+        Ok(())
+    }
+
+    /// Bytes were written above. What was not [sent](Flow::send) or kept is gone.
+    fn written(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.send(data);
+        Ok(())
+    }
+
+    /// No more will be written above. What is kept must be sent before
+    /// [`end_writing`](Flow::end_writing), now or later; the connection is not closed earlier.
+    fn write_ended(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
+        flow.end_writing();
+        Ok(())
+    }
+
+    /// [`wake_layers`](Transport::wake_layers) was called: the time to let go of what was kept.
+    fn woken(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
+        let _ = flow;
+        Ok(())
+    }
+
+    /// The connection ended: called once, and last, before the protocol is told.
+    fn lost(&mut self, reason: &ConnectionLost) {
+        let _ = reason;
+    }
+}
+
+/// What a layer passes on, up and down; see [`StreamLayer`].
+#[derive(Debug, Default)]
+pub struct Flow {
+    up: Vec<u8>,
+    down: Vec<u8>,
+    up_end: bool,
+    down_end: bool,
+}
+
+impl Flow {
+    /// Passes bytes up, to the next layer or the protocol.
+    pub fn deliver(&mut self, data: &[u8]) {
+        self.up.extend_from_slice(data);
+    }
+
+    /// Passes bytes down, to the next layer or the socket.
+    pub fn send(&mut self, data: &[u8]) {
+        self.down.extend_from_slice(data);
+    }
+
+    /// Nothing more will be delivered.
+    pub fn end_reading(&mut self) {
+        self.up_end = true;
+    }
+
+    /// Nothing more will be sent.
+    pub fn end_writing(&mut self) {
+        self.down_end = true;
+    }
+}
+
+/// What enters the stack, and at which layer.
+enum Input {
+    Attached(usize),
+    Woken,
+    Received(usize, Vec<u8>),
+    ReadEnded(usize),
+    /// For the layer below this number; 0 is the socket.
+    Written(usize, Vec<u8>),
+    WriteEnded(usize),
+    /// All that was written before is with the system.
+    Mark(usize, Completion),
+}
+
+impl Input {
+    fn into_completion(self) -> Option<Completion> {
+        match self {
+            Self::Mark(_, completion) => Some(completion),
+            _ => None,
+        }
+    }
+}
+
+/// The layers of a connection.
+#[derive(Default)]
+pub(crate) struct Stack {
+    /// `None` while they are called.
+    layers: Option<Vec<Box<dyn StreamLayer>>>,
+    /// Pushed, and not yet attached.
+    pushed: Vec<Box<dyn StreamLayer>>,
+    /// How many layers there are with those.
+    height: usize,
+    inputs: VecDeque<Input>,
+    /// Bytes written that have not entered the stack.
+    pub(crate) pending: usize,
+    /// The loop will call `run`.
+    noted: bool,
+    /// Came out at the top.
+    up: Vec<u8>,
+    up_end: bool,
+    /// The socket's end was read.
+    pub(crate) eof: bool,
+    end_asked: bool,
+    /// The layers will send nothing more.
+    down_end: bool,
+}
+
+impl Transport {
+    /// Puts a layer between the connection and its protocol, above those pushed before. What was
+    /// written before does not pass it; it is attached from the loop.
+    ///
+    /// On a connection with layers [`try_write`](Self::try_write) would block always.
+    ///
+    /// # Errors
+    /// [`Closed`]: the layer is dropped.
+    pub fn push_layer(&self, layer: impl StreamLayer + 'static) -> Result<(), Closed> {
+        let mut layer: Option<Box<dyn StreamLayer>> = Some(Box::new(layer));
+        let pushed = self.with(|connection, agenda| {
+            if connection.phase != Phase::Open {
+                return Err(Closed);
+            }
+            let stack = connection.stack.get_or_insert_default();
+            stack.layers.get_or_insert_default();
+            stack.pushed.extend(layer.take());
+            stack.inputs.push_back(Input::Attached(stack.height));
+            stack.height += 1;
+            connection.note_layers(agenda);
+            Ok(())
+        });
+        drop(layer);
+        pushed.unwrap_or(Err(Closed))
+    }
+
+    /// Has [`StreamLayer::woken`] called on every layer, from the loop: what a layer's timer does.
+    pub fn wake_layers(&self) {
+        self.with(|connection, agenda| {
+            if let Some(stack) = &mut connection.stack {
+                stack.inputs.push_back(Input::Woken);
+                connection.note_layers(agenda);
+            }
+        });
+    }
+}
+
+impl Connection {
+    fn note_layers(&mut self, agenda: &mut Agenda) {
+        if let Some(stack) = &mut self.stack
+            && !std::mem::replace(&mut stack.noted, true)
+        {
+            agenda.notices.push_back(StreamNotice::Layers(self.key).into());
+        }
+    }
+
+    /// Gives what was written to the layers; false if there are none.
+    pub(crate) fn write_to_layers(
+        &mut self,
+        data: Vec<u8>,
+        completion: &mut Option<Completion>,
+        agenda: &mut Agenda,
+    ) -> bool {
+        let Some(stack) = &mut self.stack else { return false };
+        let len = data.len();
+        stack.pending += len;
+        match stack.inputs.back_mut() {
+            Some(Input::Written(height, last)) if *height == stack.height => last.extend(data),
+            _ => stack.inputs.push_back(Input::Written(stack.height, data)),
+        }
+        if let Some(completion) = completion.take() {
+            stack.inputs.push_back(Input::Mark(len, completion));
+        }
+        self.note_layers(agenda);
+        true
+    }
+
+    /// Whether the way out may be shut, as far as layers are concerned; asks them to end.
+    pub(crate) fn layers_have_ended(&mut self, agenda: &mut Agenda) -> bool {
+        match &mut self.stack {
+            Some(stack) if !stack.down_end => {
+                if !std::mem::replace(&mut stack.end_asked, true) {
+                    stack.inputs.push_back(Input::WriteEnded(stack.height));
+                    self.note_layers(agenda);
+                }
+                false
+            }
+            _ => true,
+        }
+    }
+}
+
+impl Stack {
+    /// The completions of what never left, and the layers.
+    pub(crate) fn dissolve(self) -> (Vec<Completion>, Vec<Box<dyn StreamLayer>>) {
+        let completions = self.inputs.into_iter().filter_map(Input::into_completion);
+        let mut layers = self.layers.unwrap_or_default();
+        layers.extend(self.pushed);
+        (completions.collect(), layers)
+    }
+}
+
+/// What came out of the stack.
+#[derive(Default)]
+struct Output {
+    up: Vec<u8>,
+    up_end: bool,
+    down: Vec<u8>,
+    down_end: bool,
+    /// Completions, and how many bytes of `down` come before each.
+    marks: Vec<(usize, usize, Completion)>,
+}
+
+/// Reads for a connection with layers, and takes what came through them.
+pub(crate) fn service(inner: &Rc<Inner>, key: Key, drain: bool) {
+    {
+        let core = &mut *inner.core.borrow_mut();
+        let Some(connection) = core.streams.connections.get_mut(key) else { return };
+        let mut buffer = core.streams.buffer.take().unwrap_or_else(delivery::buffer);
+        read(connection, &mut buffer, drain, &mut core.agenda);
+        core.streams.buffer = Some(buffer);
+    }
+    run(inner, key);
+}
+
+fn read(connection: &mut Connection, buffer: &mut [u8], drain: bool, agenda: &mut Agenda) {
+    let mut budget = BUFFER_LEN;
+    while connection.delivers()
+        && let Some(stack) = &mut connection.stack
+    {
+        if budget == 0 {
+            return connection.make_ready(Ready::DRAIN, agenda);
+        }
+        let room = budget.min(buffer.len());
+        match connection.socket.read(&mut buffer[..room]) {
+            Ok(0) => {
+                stack.eof = true;
+                stack.inputs.push_back(Input::ReadEnded(0));
+                connection.read_dry(agenda);
+            }
+            Ok(len) => {
+                stack.inputs.push_back(Input::Received(0, buffer[..len].to_vec()));
+                connection.stats.bytes_in += len as u64;
+                connection.stats.reads += 1;
+                budget -= len;
+                if len < room && !drain {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return connection.read_dry(agenda);
+            }
+            Err(error) => connection.end(lost(error), agenda),
+        }
+    }
+}
+
+/// Takes what waits through the layers, and tells the protocol what came out at the top.
+pub(crate) fn run(inner: &Rc<Inner>, key: Key) {
+    let transport = Transport::new(inner, key);
+    while let Some((mut layers, mut inputs)) = take(inner, key) {
+        let mut output = Output::default();
+        let outcome = guarded(|| {
+            while let Some(input) = inputs.pop_front() {
+                climb(&mut layers, input, &transport, &mut output)?;
+            }
+            Ok(())
+        });
+        let homeless = put_back(inner, key, layers, output, outcome.is_err());
+        drop(homeless);
+        // What a failing layer left over.
+        let unsent = inputs.into_iter().filter_map(Input::into_completion);
+        let cancelled = unsent.map(|done| Notice::Written(done, Err(WriteError::Cancelled)));
+        inner.core.borrow_mut().agenda.notices.extend(cancelled);
+        if let Err(failure) = outcome {
+            closing::report(inner, key, "stream layer", failure);
+        }
+    }
+    deliver(inner, key);
+}
+
+type Layers = Vec<Box<dyn StreamLayer>>;
+
+fn take(inner: &Inner, key: Key) -> Option<(Layers, VecDeque<Input>)> {
+    let core = &mut *inner.core.borrow_mut();
+    let connection = core.streams.connections.get_mut(key)?;
+    let stack = connection.stack.as_mut()?;
+    stack.noted = false;
+    if stack.inputs.is_empty() || connection.phase != Phase::Open {
+        return None;
+    }
+    let mut layers = stack.layers.take()?;
+    layers.append(&mut stack.pushed);
+    stack.pending = 0;
+    Some((layers, std::mem::take(&mut stack.inputs)))
+}
+
+/// Takes one input through the stack, with all that follows from it.
+fn climb(
+    layers: &mut [Box<dyn StreamLayer>],
+    input: Input,
+    transport: &Transport,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let mut work = VecDeque::from([input]);
+    while let Some(input) = work.pop_front() {
+        let mut flow = Flow::default();
+        let at = match input {
+            Input::Woken => {
+                for (at, layer) in layers.iter_mut().enumerate() {
+                    let mut flow = Flow::default();
+                    layer.woken(&mut flow)?;
+                    spread(at, flow, &mut work);
+                }
+                continue;
+            }
+            Input::Mark(len, completion) => {
+                output.marks.push((output.down.len(), len, completion));
+                continue;
+            }
+            Input::Received(at, data) if at == layers.len() => {
+                output.up.extend(data);
+                continue;
+            }
+            Input::ReadEnded(at) if at == layers.len() => {
+                output.up_end = true;
+                continue;
+            }
+            Input::Written(0, data) => {
+                output.down.extend(data);
+                continue;
+            }
+            Input::WriteEnded(0) => {
+                output.down_end = true;
+                continue;
+            }
+            Input::Attached(at) => {
+                layers[at].attached(transport, &mut flow)?;
+                at
+            }
+            Input::Received(at, data) => {
+                layers[at].received(&data, &mut flow)?;
+                at
+            }
+            Input::ReadEnded(at) => {
+                layers[at].read_ended(&mut flow)?;
+                at
+            }
+            Input::Written(above, data) => {
+                layers[above - 1].written(&data, &mut flow)?;
+                above - 1
+            }
+            Input::WriteEnded(above) => {
+                layers[above - 1].write_ended(&mut flow)?;
+                above - 1
+            }
+        };
+        spread(at, flow, &mut work);
+    }
+    Ok(())
+}
+
+/// What a layer passed on is the input of its neighbours.
+fn spread(at: usize, flow: Flow, work: &mut VecDeque<Input>) {
+    if !flow.down.is_empty() {
+        work.push_back(Input::Written(at, flow.down));
+    }
+    if flow.down_end {
+        work.push_back(Input::WriteEnded(at));
+    }
+    if !flow.up.is_empty() {
+        work.push_back(Input::Received(at + 1, flow.up));
+    }
+    if flow.up_end {
+        work.push_back(Input::ReadEnded(at + 1));
+    }
+}
+
+/// The layers return to their connection, and what came out at the bottom is sent. Returns what
+/// nobody wants any more, to be dropped with nothing borrowed.
+fn put_back(
+    inner: &Inner,
+    key: Key,
+    layers: Layers,
+    output: Output,
+    failed: bool,
+) -> Option<(Layers, Output)> {
+    let core = &mut *inner.core.borrow_mut();
+    let Some(connection) = core.streams.connections.get_mut(key) else {
+        return Some((layers, output));
+    };
+    let Some(stack) = connection.stack.as_mut() else { return Some((layers, output)) };
+    stack.layers = Some(layers);
+    stack.up.extend(output.up);
+    stack.up_end |= output.up_end;
+    // A layer that failed cannot be asked to end.
+    stack.down_end |= output.down_end || failed;
+    let agenda = &mut core.agenda;
+    let mut from = 0;
+    for (end, len, completion) in output.marks {
+        connection.queue.push(&output.down[from..end], &mut agenda.streams.spares);
+        connection.queue.mark(len, completion);
+        from = end;
+    }
+    connection.queue.push(&output.down[from..], &mut agenda.streams.spares);
+    connection.tell_written(agenda);
+    connection.settle(agenda);
+    None
+}
+
+/// Tells the protocol what came out at the top.
+fn deliver(inner: &Rc<Inner>, key: Key) {
+    loop {
+        let data = {
+            let core = &mut *inner.core.borrow_mut();
+            let Some(connection) = core.streams.connections.get_mut(key) else { return };
+            let wanted = connection.phase == Phase::Open
+                && !connection.paused
+                && !connection.disconnecting
+                && !connection.read_closed
+                && connection.protocol.is_some();
+            let Some(stack) = connection.stack.as_mut() else { return };
+            if !wanted || (stack.up.is_empty() && !stack.up_end) {
+                return;
+            }
+            connection.read_closed = stack.up.is_empty();
+            std::mem::take(&mut stack.up)
+        };
+        if data.is_empty() {
+            delivery::call(inner, key, "read_connection_lost", |protocol, transport| {
+                protocol.read_connection_lost(transport)
+            });
+        } else {
+            delivery::call(inner, key, "data_received", |protocol, transport| {
+                protocol.data_received(transport, &data)
+            });
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! What ports and connections are opened with.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::address::parse_address;
+use crate::datagram::{Family, within};
+use crate::error::{AddressError, OptionError};
+use crate::net::{ListenSpec, StreamOption, StreamSpec};
+
+/// Probes of an idle connection (`SO_KEEPALIVE`, tcp(7)); the times are in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Idle time before the first probe (`TCP_KEEPIDLE`).
+    pub idle: Duration,
+    /// Time between probes (`TCP_KEEPINTVL`).
+    pub interval: Duration,
+    /// Unanswered probes after which the connection is lost (`TCP_KEEPCNT`).
+    pub count: u32,
+}
+
+impl KeepAlive {
+    pub(crate) fn check(self) -> Result<Self, OptionError> {
+        within("keepalive (idle seconds)", self.idle.as_secs(), 1, 32_767)?;
+        within("keepalive (interval seconds)", self.interval.as_secs(), 1, 32_767)?;
+        within("keepalive (count)", self.count.into(), 1, 127)?;
+        Ok(self)
+    }
+}
+
+/// How many connections a port accepts in one turn of the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum AcceptBudget {
+    /// More while many arrive, fewer when they do not: 16 to 512.
+    #[default]
+    Adaptive,
+    /// This many, at least 1.
+    Fixed(usize),
+}
+
+/// What every connection of a port or connector has in common, above its socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    pub(crate) high_watermark: usize,
+    pub(crate) low_watermark: usize,
+    pub(crate) write_limit: usize,
+    pub(crate) close_timeout: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            high_watermark: 64 * 1024,
+            low_watermark: 16 * 1024,
+            write_limit: 256 << 20,
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Tuning {
+    pub(crate) fn check(self) -> Result<Self, OptionError> {
+        within("write_limit", self.write_limit as u64, 1, 1 << 40)?;
+        check_watermarks(self.low_watermark, self.high_watermark)?;
+        Ok(self)
+    }
+}
+
+pub(crate) fn check_watermarks(low: usize, high: usize) -> Result<(), OptionError> {
+    if low > high {
+        return Err(OptionError::Contradiction {
+            reason: "the low watermark is above the high one: writing would never resume",
+        });
+    }
+    Ok(())
+}
+
+/// The options that ports and connectors share.
+#[derive(Clone, Copy, Debug)]
+struct Common {
+    nodelay: bool,
+    keepalive: Option<KeepAlive>,
+    recv_buffer: Option<usize>,
+    send_buffer: Option<usize>,
+    tuning: Tuning,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            keepalive: None,
+            recv_buffer: None,
+            send_buffer: None,
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+impl Common {
+    fn check(&self) -> Result<Vec<StreamOption>, OptionError> {
+        let mut options = Vec::new();
+        if self.nodelay {
+            options.push(StreamOption::NoDelay(true));
+        }
+        if let Some(times) = self.keepalive {
+            options.push(StreamOption::KeepAlive(Some(times.check()?)));
+        }
+        if let Some(bytes) = self.recv_buffer {
+            within("recv_buffer_size", bytes as u64, 1, i32::MAX as u64)?;
+            options.push(StreamOption::RecvBuffer(bytes));
+        }
+        if let Some(bytes) = self.send_buffer {
+            within("send_buffer_size", bytes as u64, 1, i32::MAX as u64)?;
+            options.push(StreamOption::SendBuffer(bytes));
+        }
+        Ok(options)
+    }
+}
+
+macro_rules! common_setters {
+    () => {
+        /// Whether small writes leave at once (`TCP_NODELAY`) instead of waiting for the answer
+        /// to earlier ones (RFC 896). On by default: the writes of a callback are joined anyway.
+        pub fn nodelay(mut self, on: bool) -> Self {
+            self.common.nodelay = on;
+            self
+        }
+
+        /// Probes idle connections, so that a peer that vanished is noticed.
+        pub fn keepalive(mut self, times: KeepAlive) -> Self {
+            self.common.keepalive = Some(times);
+            self
+        }
+
+        /// Asks for a receive buffer of this many bytes; fixes what the system would adapt.
+        pub fn recv_buffer_size(mut self, bytes: usize) -> Self {
+            self.common.recv_buffer = Some(bytes);
+            self
+        }
+
+        /// Asks for a send buffer of this many bytes; fixes what the system would adapt.
+        pub fn send_buffer_size(mut self, bytes: usize) -> Self {
+            self.common.send_buffer = Some(bytes);
+            self
+        }
+
+        /// Bytes waiting to be sent above which `pause_writing` is called, and those down to
+        /// which `resume_writing` waits: 64 KiB and 16 KiB by default.
+        pub fn write_watermarks(mut self, low: usize, high: usize) -> Self {
+            self.common.tuning.low_watermark = low;
+            self.common.tuning.high_watermark = high;
+            self
+        }
+
+        /// Bytes that may wait to be sent; a write beyond is an error. 256 MiB by default.
+        pub fn write_limit(mut self, bytes: usize) -> Self {
+            self.common.tuning.write_limit = bytes;
+            self
+        }
+
+        /// How long a connection that was closed waits for its peer to close, too: 5 s by
+        /// default. Closing earlier could destroy what the peer has not read yet.
+        pub fn close_timeout(mut self, limit: Duration) -> Self {
+            self.common.tuning.close_timeout = limit;
+            self
+        }
+    };
+}
+
+/// How to open a TCP port: an address, and options that have good defaults.
+///
+/// Wherever one is wanted, a `u16` (that port of 0.0.0.0), a `SocketAddr`, an `(IpAddr, u16)` or
+/// a string such as `"127.0.0.1:9999"` or `"[::]:5353"` does as well.
+///
+/// ```
+/// use strand_reactor::{PeerAddr, Protocol, Reactor, TcpOptions, Transport};
+/// # struct P;
+/// # impl Protocol for P {
+/// #     fn data_received(&mut self, _: &Transport, _: &[u8]) -> anyhow::Result<()> { Ok(()) }
+/// # }
+/// let reactor = Reactor::new()?;
+/// let options = TcpOptions::parse("127.0.0.1:0")?.backlog(64).max_connections(10);
+/// let port = reactor.listen_tcp(options, |_: PeerAddr| Some(P))?;
+/// assert!(port.local_addr()?.is_ipv4());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TcpOptions {
+    address: SocketAddr,
+    family: Option<Family>,
+    backlog: u32,
+    reuse_address: Option<bool>,
+    reuse_port: bool,
+    device: Option<String>,
+    accept: Accept,
+    common: Common,
+}
+
+/// How a port accepts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Accept {
+    pub(crate) budget: AcceptBudget,
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) max_connections_per_peer: Option<usize>,
+    pub(crate) start_paused: bool,
+    pub(crate) label: Option<String>,
+}
+
+impl TcpOptions {
+    /// A port bound to `address`; port number 0 lets the system choose one.
+    ///
+    /// `[::]` and every other IPv6 address mean [`Family::Dual`] and [`Family::V6Only`]
+    /// respectively, unless [`family`](Self::family) says otherwise.
+    pub fn new(address: impl Into<SocketAddr>) -> Self {
+        Self {
+            address: address.into(),
+            family: None,
+            backlog: 1024,
+            reuse_address: None,
+            reuse_port: false,
+            device: None,
+            accept: Accept::default(),
+            common: Common::default(),
+        }
+    }
+
+    /// As [`new`](Self::new), from text; see [`parse_address`](crate::parse_address).
+    ///
+    /// # Errors
+    /// Text that is no address with a port. Names are not looked up.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        parse_address(text).map(Self::new)
+    }
+
+    /// Chooses between [`Family::V6Only`] and [`Family::Dual`] for an IPv6 address. Any other
+    /// combination of family and address is an error at the call that opens the port.
+    pub fn family(mut self, family: Family) -> Self {
+        self.family = Some(family);
+        self
+    }
+
+    /// Connections that may wait to be accepted: 1,024 by default. The system may clamp it
+    /// (`net.core.somaxconn`).
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = connections;
+        self
+    }
+
+    /// Whether the address may be taken while connections of an earlier port on it fade away
+    /// (`SO_REUSEADDR`). On by default, but for port number 0.
+    pub fn reuse_address(mut self, on: bool) -> Self {
+        self.reuse_address = Some(on);
+        self
+    }
+
+    /// Lets several ports share the address and the load (`SO_REUSEPORT`). Off by default.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.reuse_port = on;
+        self
+    }
+
+    /// Accepts through this interface only (`SO_BINDTODEVICE`).
+    pub fn device(mut self, name: impl Into<String>) -> Self {
+        self.device = Some(name.into());
+        self
+    }
+
+    /// How many connections to accept in one turn of the loop.
+    pub fn accept_budget(mut self, budget: AcceptBudget) -> Self {
+        self.accept.budget = budget;
+        self
+    }
+
+    /// Most connections that the port has at once; others wait in the backlog until one closes.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.accept.max_connections = Some(connections);
+        self
+    }
+
+    /// Most connections of one IP address at once; one more is closed as soon as it is accepted.
+    pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
+        self.accept.max_connections_per_peer = Some(connections);
+        self
+    }
+
+    /// Opens the port with accepting paused.
+    pub fn start_paused(mut self, on: bool) -> Self {
+        self.accept.start_paused = on;
+        self
+    }
+
+    /// The name of the port in logs; by default its kind and address.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.accept.label = Some(label.into());
+        self
+    }
+
+    common_setters!();
+
+    pub(crate) fn check(self) -> Result<(ListenSpec, Accept, Tuning), OptionError> {
+        let family = match (self.address, self.family) {
+            (SocketAddr::V4(_), None | Some(Family::V4)) => Family::V4,
+            (SocketAddr::V4(_), Some(_)) => {
+                return Err(OptionError::Contradiction {
+                    reason: "an IPv4 address with an IPv6 family: use \"[::]\" for a dual-stack port",
+                });
+            }
+            (SocketAddr::V6(_), Some(Family::V4)) => {
+                return Err(OptionError::Contradiction {
+                    reason: "an IPv6 address with the IPv4 family: leave the family out",
+                });
+            }
+            (SocketAddr::V6(v6), None)
+                if v6.ip().is_unspecified() || v6.ip().to_ipv4_mapped().is_some() =>
+            {
+                Family::Dual
+            }
+            (SocketAddr::V6(_), family) => family.unwrap_or(Family::V6Only),
+        };
+        let accept = self.accept;
+        if let AcceptBudget::Fixed(budget) = accept.budget {
+            within("accept_budget", budget as u64, 1, 1 << 30)?;
+        }
+        for (name, limit) in [
+            ("max_connections", accept.max_connections),
+            ("max_connections_per_peer", accept.max_connections_per_peer),
+        ] {
+            within(name, limit.unwrap_or(1) as u64, 1, 1 << 30)?;
+        }
+        let tuning = self.common.tuning.check()?;
+        let spec = ListenSpec {
+            family,
+            bind: self.address,
+            backlog: self.backlog,
+            reuse_address: self.reuse_address.unwrap_or(self.address.port() != 0),
+            reuse_port: self.reuse_port,
+            device: self.device,
+            options: self.common.check()?,
+        };
+        Ok((spec, accept, tuning))
+    }
+}
+
+/// How to connect over TCP: the peer's address, and options that have good defaults.
+///
+/// Wherever one is wanted, a `SocketAddr`, an `(IpAddr, u16)` or a string such as
+/// `"192.0.2.1:80"` does as well.
+///
+/// ```
+/// use std::time::Duration;
+/// use strand_reactor::ConnectOptions;
+/// let options = ConnectOptions::parse("192.0.2.1:80")?.timeout(Duration::from_secs(3));
+/// assert_eq!(options.addresses()[0].port(), 80);
+/// # Ok::<(), strand_reactor::AddressError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    addresses: Vec<SocketAddr>,
+    bind: Option<SocketAddr>,
+    pub(crate) timeout: Duration,
+    pub(crate) label: Option<String>,
+    common: Common,
+}
+
+impl ConnectOptions {
+    /// A connection to `peer`.
+    pub fn new(peer: impl Into<SocketAddr>) -> Self {
+        Self::any_of([peer.into()])
+    }
+
+    /// A connection to one of these addresses of the same peer, whichever answers first: they
+    /// are tried one after the other, IPv6 and IPv4 by turns, each as soon as the one before has
+    /// failed or 250 ms have passed (RFC 8305).
+    ///
+    /// ```
+    /// use strand_reactor::ConnectOptions;
+    /// let addresses = ["[2001:db8::1]:80".parse()?, "192.0.2.1:80".parse()?];
+    /// assert_eq!(ConnectOptions::any_of(addresses).addresses(), addresses);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn any_of(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            addresses: addresses.into_iter().collect(),
+            bind: None,
+            timeout: Duration::from_secs(30),
+            label: None,
+            common: Common::default(),
+        }
+    }
+
+    /// As [`new`](Self::new), from text; see [`parse_address`](crate::parse_address).
+    ///
+    /// # Errors
+    /// Text that is no address with a port.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        parse_address(text).map(Self::new)
+    }
+
+    /// Where to connect to.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.addresses.first().copied()
+    }
+
+    /// The target in logs.
+    pub(crate) fn target(&self) -> String {
+        self.peer().map_or_else(|| "nowhere".to_owned(), |peer| peer.to_string())
+    }
+
+    /// The local address to connect from; port number 0 lets the system choose one.
+    pub fn local_addr(mut self, address: impl Into<SocketAddr>) -> Self {
+        self.bind = Some(address.into());
+        self
+    }
+
+    /// How long the attempt may take: 30 s by default.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+
+    /// The name of the connection in logs; by default its kind and the peer's address.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    common_setters!();
+
+    pub(crate) fn check(&self, peer: SocketAddr) -> Result<(StreamSpec, Tuning), OptionError> {
+        let tuning = self.common.tuning.check()?;
+        if let Some(bind) = self.bind
+            && self.addresses.iter().all(|to| to.is_ipv4() != bind.is_ipv4())
+        {
+            return Err(OptionError::Contradiction {
+                reason: "the local address is of another family than every address to connect to",
+            });
+        }
+        // For the others the system chooses.
+        let bind = self.bind.filter(|bind| bind.is_ipv4() == peer.is_ipv4());
+        let spec = StreamSpec { peer, bind, options: self.common.check()? };
+        Ok((spec, tuning))
+    }
+}
+
+macro_rules! conversions {
+    ($options:ty) => {
+        impl From<SocketAddr> for $options {
+            fn from(address: SocketAddr) -> Self {
+                Self::new(address)
+            }
+        }
+
+        impl From<std::net::SocketAddrV4> for $options {
+            fn from(address: std::net::SocketAddrV4) -> Self {
+                Self::new(address)
+            }
+        }
+
+        impl From<std::net::SocketAddrV6> for $options {
+            fn from(address: std::net::SocketAddrV6) -> Self {
+                Self::new(address)
+            }
+        }
+
+        impl<I: Into<IpAddr>> From<(I, u16)> for $options {
+            fn from((ip, port): (I, u16)) -> Self {
+                Self::new(SocketAddr::new(ip.into(), port))
+            }
+        }
+
+        impl TryFrom<&str> for $options {
+            type Error = AddressError;
+            fn try_from(text: &str) -> Result<Self, AddressError> {
+                Self::parse(text)
+            }
+        }
+
+        impl TryFrom<String> for $options {
+            type Error = AddressError;
+            fn try_from(text: String) -> Result<Self, AddressError> {
+                Self::parse(&text)
+            }
+        }
+    };
+}
+
+conversions!(TcpOptions);
+conversions!(ConnectOptions);
+
+/// That port of every IPv4 address of this host.
+impl From<u16> for TcpOptions {
+    fn from(port: u16) -> Self {
+        Self::new((Ipv4Addr::UNSPECIFIED, port))
+    }
+}

@@ -1,0 +1,204 @@
+//! What waits to be sent on a connection.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use crate::datagram::Completion;
+
+/// Small writes are gathered in chunks of up to this many bytes.
+const CHUNK: usize = 64 * 1024;
+/// An owned buffer shorter than this is copied to its neighbours rather than sent as a piece.
+const SMALL: usize = 4 * 1024;
+/// Most pieces of one vectored send.
+pub(crate) const PIECES: usize = 64;
+/// Emptied chunks kept by a reactor.
+const SPARES: usize = 16;
+
+/// Bytes in order, in chunks: those the queue made itself, and those it was given.
+#[derive(Default)]
+pub(crate) struct WriteQueue {
+    chunks: VecDeque<Vec<u8>>,
+    /// Bytes of the first chunk that are sent already.
+    head: usize,
+    bytes: usize,
+    /// The last chunk is our own and may grow.
+    open: bool,
+    /// Bytes taken by the system since the connection began, and what waits for a number of them.
+    sent: u64,
+    marks: VecDeque<Mark>,
+}
+
+struct Mark {
+    end: u64,
+    len: usize,
+    completion: Completion,
+}
+
+impl WriteQueue {
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Appends a copy.
+    pub(crate) fn push(&mut self, mut data: &[u8], spares: &mut Vec<Vec<u8>>) {
+        self.bytes += data.len();
+        while !data.is_empty() {
+            let room = match self.chunks.back() {
+                Some(last) if self.open => CHUNK.saturating_sub(last.len()),
+                _ => 0,
+            };
+            if room == 0 {
+                self.chunks.push_back(spares.pop().unwrap_or_default());
+                self.open = true;
+                continue;
+            }
+            let (fitting, rest) = data.split_at(room.min(data.len()));
+            if let Some(last) = self.chunks.back_mut() {
+                last.extend_from_slice(fitting);
+            }
+            data = rest;
+        }
+    }
+
+    /// Appends a buffer, which is not copied unless it is small.
+    pub(crate) fn push_owned(&mut self, data: Vec<u8>, spares: &mut Vec<Vec<u8>>) {
+        if data.len() < SMALL {
+            return self.push(&data, spares);
+        }
+        self.bytes += data.len();
+        self.chunks.push_back(data);
+        self.open = false;
+    }
+
+    /// To be told when all that was appended so far has been taken by the system.
+    pub(crate) fn mark(&mut self, len: usize, completion: Completion) {
+        let end = self.sent + self.bytes as u64;
+        self.marks.push_back(Mark { end, len, completion });
+    }
+
+    /// The first pieces; how many were put into `pieces`.
+    pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> usize {
+        let mut count = 0;
+        for (place, chunk) in pieces.iter_mut().zip(&self.chunks) {
+            let from = if count == 0 { self.head } else { 0 };
+            *place = IoSlice::new(&chunk[from..]);
+            count += 1;
+        }
+        count
+    }
+
+    /// The system took `count` bytes off the front. Returns those of them that were not in the
+    /// queue, but came after it.
+    pub(crate) fn taken(&mut self, count: usize, spares: &mut Vec<Vec<u8>>) -> usize {
+        let mut left = count.min(self.bytes);
+        let beyond = count - left;
+        self.bytes -= left;
+        self.sent += count as u64;
+        while left > 0 {
+            let Some(first) = self.chunks.front() else { break };
+            let len = first.len() - self.head;
+            if left < len {
+                self.head += left;
+                break;
+            }
+            left -= len;
+            self.head = 0;
+            if let Some(chunk) = self.chunks.pop_front() {
+                recycle(chunk, spares);
+            }
+        }
+        if self.chunks.is_empty() {
+            self.open = false;
+        }
+        beyond
+    }
+
+    /// A completion whose bytes are all with the system, and their number.
+    pub(crate) fn completed(&mut self) -> Option<(Completion, usize)> {
+        if self.marks.front()?.end > self.sent {
+            return None;
+        }
+        self.marks.pop_front().map(|mark| (mark.completion, mark.len))
+    }
+
+    /// Forgets what waits; the completions of it are the caller's to tell.
+    pub(crate) fn clear(&mut self, spares: &mut Vec<Vec<u8>>) -> Vec<Completion> {
+        while let Some(chunk) = self.chunks.pop_front() {
+            recycle(chunk, spares);
+        }
+        (self.head, self.bytes, self.open) = (0, 0, false);
+        self.marks.drain(..).map(|mark| mark.completion).collect()
+    }
+}
+
+fn recycle(mut chunk: Vec<u8>, spares: &mut Vec<Vec<u8>>) {
+    if spares.len() < SPARES && (1..=2 * CHUNK).contains(&chunk.capacity()) {
+        chunk.clear();
+        spares.push(chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn content(queue: &WriteQueue) -> Vec<u8> {
+        let mut pieces = [IoSlice::new(&[]); PIECES];
+        let count = queue.pieces(&mut pieces);
+        pieces[..count].iter().flat_map(|piece| piece.to_vec()).collect()
+    }
+
+    #[test]
+    fn completions_wait_for_their_own_last_byte() {
+        let (mut queue, mut spares) = (WriteQueue::default(), Vec::new());
+        queue.push(b"abc", &mut spares);
+        queue.mark(3, Box::new(|_| Ok(())));
+        queue.push(b"de", &mut spares);
+        queue.mark(2, Box::new(|_| Ok(())));
+        queue.taken(2, &mut spares);
+        assert!(queue.completed().is_none());
+        queue.taken(2, &mut spares);
+        assert_eq!(queue.completed().map(|(_, len)| len), Some(3));
+        assert!(queue.completed().is_none());
+        queue.taken(1, &mut spares);
+        assert_eq!(queue.completed().map(|(_, len)| len), Some(2));
+        assert!(queue.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_leave_in_the_order_they_came(
+            steps in prop::collection::vec((0..3_u8, 0..10_000_usize), 0..60),
+        ) {
+            let (mut queue, mut spares) = (WriteQueue::default(), Vec::new());
+            let mut model: VecDeque<u8> = VecDeque::new();
+            let mut next = 0_u8;
+            for (what, count) in steps {
+                if what == 2 {
+                    let count = count.min(model.len());
+                    model.drain(..count);
+                    prop_assert_eq!(queue.taken(count, &mut spares), 0);
+                } else {
+                    let data: Vec<u8> = (0..count).map(|_| { next = next.wrapping_add(1); next }).collect();
+                    model.extend(&data);
+                    match what {
+                        0 => queue.push(&data, &mut spares),
+                        _ => queue.push_owned(data, &mut spares),
+                    }
+                }
+                prop_assert_eq!(queue.bytes(), model.len());
+                let shown = content(&queue);
+                prop_assert!(model.iter().zip(&shown).all(|(a, b)| a == b));
+                prop_assert!(shown.len() == model.len() || !shown.is_empty());
+            }
+        }
+    }
+}
