@@ -482,7 +482,7 @@ fn bursts_with_a_small_send_buffer_lose_nothing() {
         for size in [1usize, 100, 1000, 1400, 9000, 60000] {
             log.take();
             for _ in 0..64 {
-                let _ = p.write_to(&vec![0; size], sink.local_addr().unwrap()).unwrap();
+                p.write_to(&vec![0; size], sink.local_addr().unwrap()).unwrap();
             }
             sink.set_nonblocking(true).unwrap();
             let mut got = 0;

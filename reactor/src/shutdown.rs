@@ -139,7 +139,8 @@ impl Inner {
     /// The first signal asks for a shutdown, one that comes during it ends the waiting.
     #[cfg(feature = "signals")]
     pub(crate) fn stop_by_signal(&self) {
-        if self.shutdown.is_under_way() {
+        // Also one that comes before the loop has looked at the first.
+        if self.shutdown.is_under_way() || self.stop.get() == Stop::Orderly {
             self.shutdown.force();
         } else {
             self.request_stop(Stop::Orderly);
@@ -194,6 +195,7 @@ impl Reactor {
                     Stop::No => return Step::Idle,
                     Stop::Crash => {
                         inner.stop.take();
+                        shutdown.enter(Stage::Open, inner.now());
                         return Step::Left;
                     }
                     Stop::Orderly => {

@@ -315,6 +315,17 @@ fn a_removed_interface_takes_nothing_with_it() {
 }
 
 #[test]
+fn a_group_can_be_left_on_an_interface_that_is_gone() {
+    for (words, group) in [(&V4, "239.1.2.3"), (&V6, "ff15::7")] {
+        let Some(mut network) = stage(words) else { return };
+        network.b.tell(&format!("join p {group} eth1"));
+        network.remove("b", "eth1");
+        network.b.tell(&format!("leave p {group} eth1"));
+        assert!(network.b.ask(&format!("leave p {group} eth1")).contains("no interface eth1"));
+    }
+}
+
+#[test]
 fn link_local_v6_groups_need_an_interface_and_tell_it() {
     let Some(mut network) = stage(&V6) else { return };
     let Network { a, b, .. } = &mut network;

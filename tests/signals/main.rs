@@ -362,9 +362,15 @@ impl Replica {
     /// `before`: what the shell does before the copy takes its place.
     fn start(role: &str, before: &str) -> Self {
         let program = std::env::current_exe().unwrap();
+        // Whoever runs the tests in the background may have SIGINT ignored, and a child inherits
+        // that.
+        let reset = "reset='env --default-signal=INT'; $reset true 2>/dev/null || reset=;";
+        let before = if before.is_empty() { reset } else { before };
         let mut child = Command::new("sh")
             .arg("-c")
-            .arg(format!("{before} exec \"$0\" --exact the_copy --nocapture --test-threads=1"))
+            .arg(format!(
+                "{before} exec $reset \"$0\" --exact the_copy --nocapture --test-threads=1"
+            ))
             .arg(program)
             .env(ROLE, role)
             .stdout(Stdio::piped())
@@ -448,6 +454,19 @@ fn the_copy() {
             say("returned");
             drop(hold);
         }
+        "held twice" => {
+            let reactor = server(true);
+            let hold = reactor.hold_shutdown().unwrap();
+            let _keep = reactor.call_later(Duration::from_secs(50), |_| {});
+            // Both come while the loop is busy with one callback.
+            reactor.call_when_running(|_| {
+                raise(Signal::TERM);
+                raise(Signal::INT);
+            });
+            reactor.run().unwrap();
+            say("returned");
+            drop(hold);
+        }
         "works" => {
             let reactor = server(true);
             // A job that never ends.
@@ -513,6 +532,16 @@ fn a_second_signal_ends_the_waiting() {
     copy.hears("Before");
     copy.kill(Signal::INT);
     for said in ["During", "stopped", "After", "returned"] {
+        copy.hears(said);
+    }
+    assert_eq!(copy.ended_by(), None);
+}
+
+#[test]
+fn a_second_signal_before_the_loop_saw_the_first_ends_the_waiting_too() {
+    let _alone = alone();
+    let mut copy = Replica::start("held twice", "");
+    for said in ["running", "Before", "During", "stopped", "After", "returned"] {
         copy.hears(said);
     }
     assert_eq!(copy.ended_by(), None);

@@ -13,7 +13,15 @@ use crate::net::{GroupRequest, Membership};
 
 /// What was joined without naming one interface.
 #[derive(Default)]
-pub(crate) struct Joined(Vec<Entry>);
+pub(crate) struct Joined(Vec<Entry>, Vec<Named>);
+
+/// What was joined by the name or address of an interface. When that is gone only its index tells
+/// the kernel which membership is to end.
+struct Named {
+    on: Interface,
+    interface: u32,
+    target: Target,
+}
 
 struct Entry {
     group: IpAddr,
@@ -50,6 +58,23 @@ impl Joined {
             }
         }
         self.0.retain(|entry| !entry.interfaces.is_empty());
+        self.1.retain(|named| {
+            named.interface != interface
+                || named.target.group != group
+                || (source.is_some() && named.target.source != source)
+        });
+    }
+
+    /// The index of an interface that is gone, for a membership that is to end.
+    fn gone(&self, on: &Interface, target: Target) -> Option<u32> {
+        match on {
+            Interface::Index(index) if *index != 0 => Some(*index),
+            on => {
+                let mut joined = self.1.iter().rev();
+                let same = |named: &&Named| named.on == *on && named.target.group == target.group;
+                joined.find(same).map(|named| named.interface)
+            }
+        }
     }
 
     /// Ends what `All` stood for.
@@ -152,8 +177,24 @@ impl Port {
         on: &Interface,
         present: &[NetworkInterface],
     ) -> Result<(), MulticastError> {
-        match target.resolve(on, present)? {
-            Place::At(interface) => self.change_at(request, target, interface),
+        let place = match target.resolve(on, present) {
+            // The kernel keeps a membership when its interface goes, and counts it.
+            Err(MulticastError::UnknownInterface { interface }) if request.leaves() => {
+                match self.joined.gone(on, target) {
+                    Some(index) => Place::At(index),
+                    None => return Err(MulticastError::UnknownInterface { interface }),
+                }
+            }
+            place => place?,
+        };
+        match place {
+            Place::At(interface) => {
+                self.change_at(request, target, interface)?;
+                if request.joins() && matches!(on, Interface::Name(_) | Interface::Addr(_)) {
+                    self.joined.1.push(Named { on: on.clone(), interface, target });
+                }
+                Ok(())
+            }
             Place::Default => self.change_default(request, target, present),
             Place::All(fit) if request.joins() => {
                 if self.joined.contains(target.group, target.source, true) {
