@@ -61,7 +61,7 @@ fn step(end: &Shared, random: &mut Random) {
         0..60 => {
             let len = [0, 1, 100, 5000, 70_000, 300_000][random.below(6) as usize];
             let at = end.borrow().written.len();
-            let data: Vec<u8> = (at..at + len).map(|at| (at * 7 >> 2) as u8).collect();
+            let data: Vec<u8> = (at..at + len).map(|at| ((at * 7) >> 2) as u8).collect();
             let taken = match random.below(4) {
                 0 => transport.write(&data).map(|()| len),
                 1 => transport.write_bytes(data.clone()).map(|()| len),

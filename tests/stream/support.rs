@@ -13,6 +13,7 @@ pub const WATCHDOG: Duration = Duration::from_secs(120);
 
 pub type Log = Rc<RefCell<Vec<String>>>;
 type React = Box<dyn FnMut(&Transport) -> anyhow::Result<()>>;
+type ReactToLoss = Box<dyn FnMut(&ConnectionLost)>;
 type ReactToData = Box<dyn FnMut(&Transport, &[u8]) -> anyhow::Result<()>>;
 
 pub fn log() -> Log {
@@ -43,7 +44,7 @@ pub struct Recorder {
     ended: Option<React>,
     pause: Option<React>,
     resume: Option<React>,
-    lost: Option<Box<dyn FnMut(&ConnectionLost)>>,
+    lost: Option<ReactToLoss>,
 }
 
 macro_rules! reactions {
