@@ -230,6 +230,8 @@ pub fn against_with<R: Send + 'static>(
     turn_until(&reactor, || {
         peer.is_finished() && reactor.listening_ports().is_empty() && reactor.streams().is_empty()
     });
+    // What is still to be told.
+    run(&reactor);
     peer.join().expect("the peer is content")
 }
 
