@@ -1,0 +1,194 @@
+//! Any interleaving of what both ends can do, over real sockets: nothing that was promised is lost
+//! or repeated, and each end is told its end once.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use strand_reactor::{ConnectionState, Handle, PeerAddr, Transport};
+
+use crate::support::*;
+
+/// A small generator, so that a seed names a run (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+    }
+}
+
+/// What one end did and saw.
+#[derive(Default)]
+struct End {
+    transport: Option<Transport>,
+    written: Vec<u8>,
+    received: Vec<u8>,
+    /// Ended what it sends, in order.
+    ended: bool,
+    aborted: bool,
+    /// Closed, so that it no longer takes what comes.
+    closed: bool,
+    completions: Vec<(usize, bool)>,
+    asked: usize,
+    log: Log,
+}
+
+type Shared = Rc<RefCell<End>>;
+
+fn recorder(end: &Shared) -> Recorder {
+    let (made, data) = (Rc::clone(end), Rc::clone(end));
+    Recorder::new(&end.borrow().log)
+        .made(move |transport| {
+            made.borrow_mut().transport = Some(transport.clone());
+            Ok(())
+        })
+        .data(move |_, piece| {
+            let end = &mut *data.borrow_mut();
+            assert!(!end.closed, "data after the end");
+            end.received.extend_from_slice(piece);
+            Ok(())
+        })
+        .half(|_| Ok(()))
+}
+
+fn step(end: &Shared, random: &mut Random) {
+    let Some(transport) = end.borrow().transport.clone() else { return };
+    let what = random.below(100);
+    match what {
+        0..60 => {
+            let len = [0, 1, 100, 5000, 70_000, 300_000][random.below(6) as usize];
+            let at = end.borrow().written.len();
+            let data: Vec<u8> = (at..at + len).map(|at| ((at * 7) >> 2) as u8).collect();
+            let taken = match random.below(4) {
+                0 => transport.write(&data).map(|()| len),
+                1 => transport.write_bytes(data.clone()).map(|()| len),
+                2 => transport.try_write(&data),
+                _ => {
+                    let number = end.borrow().asked;
+                    let inner = Rc::clone(end);
+                    let written = transport.write_then(&data, move |result| {
+                        inner.borrow_mut().completions.push((number, result.is_ok()));
+                    });
+                    end.borrow_mut().asked += usize::from(written.is_ok());
+                    written.map(|()| len)
+                }
+            };
+            if let Ok(taken) = taken {
+                let end = &mut *end.borrow_mut();
+                assert!(!end.ended && !end.aborted, "taken after the end");
+                end.written.extend_from_slice(&data[..taken]);
+            }
+        }
+        60..75 => {
+            let _ = transport.pause_reading();
+        }
+        75..94 => {
+            let _ = transport.resume_reading();
+        }
+        94..96 => {
+            transport.lose_write();
+            end.borrow_mut().ended = true;
+        }
+        96..98 => {
+            transport.lose_connection();
+            let end = &mut *end.borrow_mut();
+            (end.ended, end.closed) = (true, true);
+        }
+        98 => {
+            if random.below(3) == 0 && transport.state() != ConnectionState::Closed {
+                transport.abort_connection();
+                let end = &mut *end.borrow_mut();
+                (end.aborted, end.closed) = (true, true);
+            }
+        }
+        _ => {
+            let _ = transport.flush();
+        }
+    }
+}
+
+fn lost(end: &Shared) -> bool {
+    end.borrow().log.borrow().iter().any(|line| line.starts_with("lost"))
+}
+
+fn check(seed: u64, from: &Shared, to: &Shared) {
+    let (sender, receiver) = (from.borrow(), to.borrow());
+    assert!(sender.written.starts_with(&receiver.received), "seed {seed}: not what was written");
+    let clean = !sender.aborted && !receiver.aborted && !receiver.closed;
+    if clean {
+        let (got, sent) = (receiver.received.len(), sender.written.len());
+        assert_eq!(got, sent, "seed {seed}: lost bytes; {:?} {:?}", sender.log, receiver.log);
+    }
+    for end in [&sender, &receiver] {
+        let log = end.log.borrow();
+        let ends = log.iter().filter(|line| line.starts_with("lost")).count();
+        assert_eq!(ends, 1, "seed {seed}: {log:?}");
+        assert!(log.last().is_some_and(|line| line.starts_with("lost")), "seed {seed}: {log:?}");
+        for what in ["made", "read lost", "write lost"] {
+            let times = log.iter().filter(|line| *line == what).count();
+            assert!(times <= 1, "seed {seed}: {log:?}");
+        }
+        let (mut paused, mut balance) = (false, true);
+        for line in log.iter() {
+            match line.as_str() {
+                "pause" => balance &= !std::mem::replace(&mut paused, true),
+                "resume" => balance &= std::mem::replace(&mut paused, false),
+                _ => {}
+            }
+        }
+        assert!(balance, "seed {seed}: {log:?}");
+        let numbers = end.completions.iter().map(|(number, _)| *number);
+        assert!(numbers.eq(0..end.asked), "seed {seed}: {:?}", end.completions);
+    }
+}
+
+fn interleave(seed: u64) {
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let reactor = reactor();
+    let (server, client) = (Shared::default(), Shared::default());
+    // Small buffers, so that much waits and is sent in parts.
+    let options = match random.below(3) {
+        0 => loopback(),
+        _ => loopback().send_buffer_size(8 * 1024).recv_buffer_size(8 * 1024),
+    };
+    let address = once(&reactor, options, recorder(&server));
+    let mut protocol = Some(recorder(&client));
+    reactor.connect_tcp(address, move |_: PeerAddr| protocol.take()).expect("an attempt");
+    let made = |end: &Shared| end.borrow().transport.is_some();
+    turn_until(&reactor, || made(&server) && made(&client));
+    for _ in 0..random.below(120) {
+        let end = if random.below(2) == 0 { &server } else { &client };
+        if random.below(3) == 0 {
+            // From a callback of the loop rather than from outside.
+            let (end, seed) = (Rc::clone(end), random.below(1 << 30) | 1);
+            reactor.call_when_running(move |_: &Handle| step(&end, &mut Random(seed)));
+        } else {
+            step(end, &mut random);
+        }
+        if random.below(2) == 0 {
+            reactor.iterate(Some(std::time::Duration::ZERO)).expect("a turn");
+        }
+    }
+    // Posted steps, too, are done before the ends are.
+    reactor.iterate(Some(std::time::Duration::ZERO)).expect("a turn");
+    for end in [&server, &client] {
+        let transport = end.borrow().transport.clone().expect("made");
+        let _ = transport.resume_reading();
+        transport.lose_write();
+        end.borrow_mut().ended = true;
+    }
+    turn_until(&reactor, || lost(&server) && lost(&client));
+    run(&reactor);
+    check(seed, &server, &client);
+    check(seed, &client, &server);
+}
+
+#[test]
+fn any_interleaving_keeps_what_was_promised_and_ends_once() {
+    for seed in 1..=200 {
+        interleave(seed);
+    }
+}

@@ -1,0 +1,15 @@
+//! Streams: what is promised of ports, clients and connections, line by line.
+
+mod clients;
+mod closing;
+mod forwarding;
+mod idle;
+mod interleaving;
+mod programs;
+mod rules;
+mod servers;
+mod support;
+mod writing;
+
+#[path = "../program/mod.rs"]
+mod program;
