@@ -1,5 +1,6 @@
 //! The errors a caller can act on. `io::Error` stays what it is wherever the kernel spoke; it is
-//! then the [`source`](std::error::Error::source) of one of these.
+//! then the [`source`](std::error::Error::source) of one of these. Their text tells the cause as
+//! well: callbacks print an error alone more often than its chain.
 
 mod multicast;
 
@@ -102,11 +103,11 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(error) => error.fmt(f),
-            Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
+            Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Self::Option(error) => error.fmt(f),
-            Self::Connect { peer, .. } => write!(f, "cannot connect to {peer}"),
-            Self::Socket(_) => f.write_str("cannot open a socket"),
-            Self::Protocol(_) => f.write_str("start_protocol failed"),
+            Self::Connect { peer, source } => write!(f, "cannot connect to {peer}: {source}"),
+            Self::Socket(source) => write!(f, "cannot open a socket: {source}"),
+            Self::Protocol(error) => write!(f, "start_protocol failed: {error}"),
             Self::ShuttingDown => f.write_str("the reactor is shutting down"),
             Self::Closed => f.write_str("the reactor is gone"),
         }
@@ -182,7 +183,7 @@ pub enum AdoptError {
 impl fmt::Display for AdoptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadDescriptor(_) => f.write_str("cannot adopt the descriptor"),
+            Self::BadDescriptor(source) => write!(f, "cannot adopt the descriptor: {source}"),
             Self::NotDatagram { found } => {
                 write!(
                     f,
@@ -195,8 +196,8 @@ impl fmt::Display for AdoptError {
             Self::Family { found } => {
                 write!(f, "cannot adopt a socket of family {found}: AF_INET or AF_INET6 is needed")
             }
-            Self::Socket(_) => f.write_str("cannot adopt the socket"),
-            Self::Protocol(_) => f.write_str("start_protocol failed"),
+            Self::Socket(source) => write!(f, "cannot adopt the socket: {source}"),
+            Self::Protocol(error) => write!(f, "start_protocol failed: {error}"),
             Self::Unsupported => f.write_str("this reactor's network has no descriptors to adopt"),
             Self::ShuttingDown => f.write_str("the reactor is shutting down"),
             Self::Closed => f.write_str("the reactor is gone"),
@@ -292,7 +293,7 @@ impl fmt::Display for OptionError {
             Self::NotBound => f.write_str("the port is not bound yet: send something or call bind"),
             Self::NotConnected => f.write_str("the port has no peer: call connect"),
             Self::NotPaused => f.write_str("the port delivers by itself: call pause_reading first"),
-            Self::Io { name, .. } => write!(f, "{name} was refused by the system"),
+            Self::Io { name, source } => write!(f, "{name}: {source}"),
             Self::Closed => f.write_str("the port is closed"),
         }
     }
@@ -390,10 +391,12 @@ impl fmt::Display for ConnectError {
             }
             Self::NotConnected => f.write_str("the port is not connected"),
             Self::WrongFamily { address, family } => wrong_family(f, *address, *family),
-            Self::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => f.write_str(
-                "cannot connect (to a broadcast address, allow that first: broadcast_allowed)",
+            Self::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot connect: {source} (to a broadcast address, allow that first: \
+                 broadcast_allowed)"
             ),
-            Self::Io(_) => f.write_str("cannot connect"),
+            Self::Io(source) => write!(f, "cannot connect: {source}"),
             Self::Closed => f.write_str("the port is closed"),
             Self::Address(error) => error.fmt(f),
             Self::Option(error) => error.fmt(f),
@@ -570,7 +573,7 @@ impl fmt::Display for WriteError {
             Self::NoBuffers => f.write_str(
                 "the list of buffers is empty: pass one empty buffer for an empty datagram",
             ),
-            Self::Io(_) => f.write_str("the system refused to send"),
+            Self::Io(source) => write!(f, "cannot send: {source}"),
         }
     }
 }
@@ -603,7 +606,7 @@ impl fmt::Display for WriteFailure {
         if let Some(destination) = self.destination {
             write!(f, " to {destination}")?;
         }
-        f.write_str(" was not sent")
+        write!(f, " was not sent: {}", self.error)
     }
 }
 
@@ -643,7 +646,7 @@ impl NetworkError {
 
 impl fmt::Display for NetworkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the network reported an error")?;
+        self.error.fmt(f)?;
         if let Some(destination) = self.destination {
             write!(f, ", sending to {destination}")?;
         }
@@ -731,7 +734,7 @@ impl fmt::Display for RunError {
             Self::AlreadyRunning => {
                 f.write_str("the reactor is running: callbacks must return to the loop instead")
             }
-            Self::Poll(_) => f.write_str("the poller failed"),
+            Self::Poll(source) => write!(f, "the poller failed: {source}"),
             Self::Signals(source) => {
                 write!(f, "cannot watch the signals that stop the reactor: {source}")
             }
