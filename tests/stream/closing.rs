@@ -329,3 +329,41 @@ fn a_peer_that_never_closes_is_waited_for_no_longer_than_allowed() {
     assert_eq!(count(&log, "made"), 1);
     assert_eq!(log.borrow().len(), 2, "{log:?}");
 }
+
+#[test]
+fn dropping_the_reactor_closes_without_callbacks() {
+    let log = log();
+    let reactor = reactor();
+    let held = Dropped(Rc::clone(&log));
+    let server = Recorder::new(&log).made(move |_| {
+        let _ = &held;
+        Ok(())
+    });
+    let address = once(&reactor, loopback(), server);
+    let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+    turn_until(&reactor, || count(&log, "made") == 1);
+    let kept = reactor.streams().remove(0);
+    drop(reactor);
+    assert_eq!(*log.borrow(), ["made", "dropped"]);
+    assert_eq!(kept.state(), ConnectionState::Closed);
+    assert_eq!(read_all(&mut stream), b"");
+}
+
+#[test]
+fn a_reset_after_lose_connection_ends_the_waiting() {
+    let log = log();
+    let (send, closing) = std::sync::mpsc::channel();
+    let server = Recorder::new(&log).made(move |transport| {
+        transport.write(&[0; 32 << 20])?;
+        transport.pause_reading()?;
+        transport.lose_connection();
+        Ok(send.send(())?)
+    });
+    let options = loopback().close_timeout(WATCHDOG * 2);
+    against_with(options, server, move |stream| {
+        closing.recv().expect("closing");
+        reset(stream);
+    });
+    assert_last(&log, "lost: Reset");
+    assert_eq!(count(&log, "lost: Reset"), 1);
+}

@@ -124,6 +124,10 @@ fn check(seed: u64, from: &Shared, to: &Shared) {
     }
     for end in [&sender, &receiver] {
         let log = end.log.borrow();
+        if !sender.aborted && !receiver.aborted {
+            let last = log.last().map(String::as_str);
+            assert_eq!(last, Some("lost: Done"), "seed {seed}: {log:?}");
+        }
         let ends = log.iter().filter(|line| line.starts_with("lost")).count();
         assert_eq!(ends, 1, "seed {seed}: {log:?}");
         assert!(log.last().is_some_and(|line| line.starts_with("lost")), "seed {seed}: {log:?}");

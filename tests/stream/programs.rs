@@ -1,7 +1,7 @@
 //! The examples of streams, run as their users run them.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use crate::program::{loopbacks, serve, start};
 use crate::support::{WATCHDOG, nobody, pattern, read_all};
@@ -10,6 +10,38 @@ fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(WATCHDOG)).expect("a timeout");
     stream
+}
+
+#[test]
+fn bad_values_are_refused_and_named_with_their_argument() {
+    for (name, arguments, named) in [
+        ("tcp_echo", &["--listen", "localhost:9"][..], &["localhost:9", "--listen"][..]),
+        ("tcp_client", &[], &["--to"]),
+        ("tcp_client", &["--to", "127.0.0.1:70000"], &["--to", "70000"]),
+        ("tcp_client", &["--to", "127.0.0.1:9", "--count", "-1"], &["--count"]),
+        ("tcp_client", &["--to", "127.0.0.1:9", "--timeout", "1s"], &["--timeout", "1s"]),
+        ("chat", &["--listen", "127.0.0.1"], &["--listen", "port"]),
+        ("chat", &["--limit", "much"], &["--limit", "much"]),
+        ("port_forward", &[], &["--to"]),
+        ("http_hello", &["--listen", "::1:80"], &["--listen", "brackets"]),
+    ] {
+        let text = start(name, arguments).finish().failed();
+        for part in named {
+            assert!(text.contains(part), "{name} {arguments:?} does not name {part:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_taken_address_is_a_clear_error() {
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = holder.local_addr().expect("bound").to_string();
+    let to = ["--listen", &address, "--to", &address];
+    for name in ["tcp_echo", "chat", "port_forward", "http_hello"] {
+        let arguments = if name == "port_forward" { &to[..] } else { &to[..2] };
+        let text = start(name, arguments).finish().failed();
+        assert!(text.contains(&address) && text.contains("in use"), "{name}: {text}");
+    }
 }
 
 #[test]

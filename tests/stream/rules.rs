@@ -137,6 +137,7 @@ fn what_the_peer_sent_is_read_after_a_write_failed() {
         send.send(()).expect("waited for");
     });
     assert_eq!(failed.get(), 1);
+    // Linux keeps what came before a reset for its reader.
     assert_eq!(*got.borrow(), b"last words");
     let ends = log.borrow().iter().filter(|line| line.starts_with("lost")).count();
     assert_eq!(ends, 1, "{log:?}");

@@ -363,3 +363,66 @@ fn two_loops_share_a_port_with_reuse_port() {
     let own = port.stats().expect("open").accepted;
     assert!(own < 100, "the other loop was given none");
 }
+
+#[test]
+fn a_factory_that_panics_closes_that_connection_and_serves_the_next() {
+    let reactor = reactor();
+    let mut first = true;
+    let port = reactor
+        .listen_tcp("127.0.0.1:0", move |_: PeerAddr| {
+            assert!(!std::mem::take(&mut first), "on purpose");
+            Some(greeter())
+        })
+        .expect("a port");
+    let address = port.local_addr().expect("bound");
+    let client = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        // Closed one way or the other.
+        let _ = stream.read_to_end(&mut all);
+        assert_eq!(all, b"");
+        read_all(&mut TcpStream::connect(address).expect("a connection"))
+    });
+    while !client.is_finished() {
+        reactor.iterate(Some(Duration::from_millis(20))).expect("a turn");
+    }
+    assert_eq!(client.join().expect("content"), b"hello");
+    assert_eq!(reactor.stats().callback_panics, 1);
+}
+
+#[test]
+fn a_flood_on_one_connection_does_not_starve_another() {
+    let (reactor, log) = (reactor(), log());
+    let flooded = Rc::new(Cell::new(0_usize));
+    let inner = Rc::clone(&flooded);
+    let port = reactor
+        .listen_tcp("127.0.0.1:0", move |_: PeerAddr| {
+            let inner = Rc::clone(&inner);
+            Some(Recorder::new(&log).data(move |transport, data| {
+                if data == b"?" {
+                    transport.write(b"!")?;
+                }
+                inner.set(inner.get() + data.len());
+                Ok(())
+            }))
+        })
+        .expect("a port");
+    let address = port.local_addr().expect("bound");
+    let mut flood = TcpStream::connect(address).expect("a connection");
+    let flooder = std::thread::spawn(move || while flood.write_all(&[0; 1 << 20]).is_ok() {});
+    turn_until(&reactor, || flooded.get() > 1 << 20);
+    let asker = std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        for _ in 0..100 {
+            stream.write_all(b"?").expect("sent");
+            stream.read_exact(&mut [0]).expect("an answer");
+        }
+    });
+    turn_until(&reactor, || asker.is_finished());
+    asker.join().expect("content");
+    for stream in reactor.streams() {
+        stream.abort_connection();
+    }
+    turn_until(&reactor, || flooder.is_finished());
+    flooder.join().expect("ends");
+}
