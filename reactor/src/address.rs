@@ -67,7 +67,8 @@ pub(crate) fn parse_host(text: &str) -> Result<Host<'_>, AddressError> {
         Ok(address) => return Ok(Host::Address(address)),
         Err(error) => error,
     };
-    let Some((name, Some(port))) = text.rsplit_once(':').map(|(name, port)| (name, parse_port(port)))
+    let Some((name, Some(port))) =
+        text.rsplit_once(':').map(|(name, port)| (name, parse_port(port)))
     else {
         return Err(error);
     };
