@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use crate::error::AddressError;
+use crate::resolve::check_name;
 use crate::sys;
 
 /// Reads an address with a port: `"127.0.0.1:9999"`, `"[::1]:9999"`, `"[fe80::1%eth0]:9999"`
@@ -60,6 +61,36 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, AddressError> {
     }))
 }
 
+/// Reads the name of a host with a port, `"example.com:80"`; an address otherwise.
+pub(crate) fn parse_host(text: &str) -> Result<Host<'_>, AddressError> {
+    let error = match parse_address(text) {
+        Ok(address) => return Ok(Host::Address(address)),
+        Err(error) => error,
+    };
+    let Some((name, Some(port))) =
+        text.rsplit_once(':').map(|(name, port)| (name, parse_port(port)))
+    else {
+        return Err(error);
+    };
+    let looks_like_an_address = name.contains([':', '[', '%', '<'])
+        || matches!(name, "" | "*")
+        || name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if looks_like_an_address {
+        return Err(error);
+    }
+    match check_name(name) {
+        Ok(()) => Ok(Host::Name(name, port)),
+        Err(reason) => Err(AddressError { text: text.to_owned(), reason }),
+    }
+}
+
+/// What [`parse_host`] reads.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Host<'a> {
+    Address(SocketAddr),
+    Name(&'a str, u16),
+}
+
 const BAD_PORT: &str = "the port is not a number from 0 to 65535";
 
 fn parse_port(text: &str) -> Option<u16> {
@@ -100,6 +131,18 @@ mod tests {
         assert!(matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0));
         for bad in ["[fe80::1%nosuchzone]:9", "[fe80::1%]:9"] {
             assert!(parse_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_addresses_or_names_with_a_port() {
+        assert_eq!(parse_host("example.com:80").unwrap(), Host::Name("example.com", 80));
+        assert_eq!(parse_host("localhost:0").unwrap(), Host::Name("localhost", 0));
+        for literal in ["127.0.0.1:9", "[::1]:9"] {
+            assert_eq!(parse_host(literal).unwrap(), Host::Address(literal.parse().unwrap()));
+        }
+        for bad in ["1.2.3:9", "::1:9", "example.com", "a b:9", ":9", "*:9", "a..b:9", "a:70000"] {
+            assert!(parse_host(bad).is_err(), "{bad}");
         }
     }
 

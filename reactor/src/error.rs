@@ -11,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::datagram::Family;
+use crate::resolve::ResolveError;
 pub(crate) use crate::stream::ConnectionLost;
 
 pub use multicast::MulticastError;
@@ -317,6 +318,9 @@ pub enum ConnectError {
         /// The peer it has.
         peer: SocketAddr,
     },
+    /// An attempt is under way: wait for its end, or
+    /// [`stop_connecting`](crate::Connector::stop_connecting) first.
+    IsConnecting,
     /// There is nothing to disconnect.
     NotConnected,
     /// The peer's family is not the port's.
@@ -351,6 +355,13 @@ pub enum ConnectError {
         /// The address of both ends.
         address: SocketAddr,
     },
+    /// The name of the host has no addresses, or they could not be found out.
+    Resolve {
+        /// The name.
+        name: String,
+        /// Why there are none.
+        source: ResolveError,
+    },
     /// There is no address to connect to.
     NoAddress,
     /// The factory built no protocol; the connection is closed again.
@@ -372,12 +383,14 @@ impl ConnectError {
             Self::TimedOut => io::ErrorKind::TimedOut,
             Self::Cancelled => io::ErrorKind::Interrupted,
             Self::SelfConnect { .. } => io::ErrorKind::ConnectionRefused,
+            Self::Resolve { source, .. } => source.kind(),
             Self::NoProtocol | Self::Factory(_) => io::ErrorKind::Other,
             Self::NotConnected | Self::Closed | Self::ShuttingDown => io::ErrorKind::NotConnected,
             Self::IsConnected { .. }
             | Self::WrongFamily { .. }
             | Self::Address(_)
             | Self::NoAddress
+            | Self::IsConnecting
             | Self::NotConnecting => io::ErrorKind::InvalidInput,
         }
     }
@@ -388,6 +401,9 @@ impl fmt::Display for ConnectError {
         match self {
             Self::IsConnected { peer } => {
                 write!(f, "the port is connected to {peer}: disconnect first")
+            }
+            Self::IsConnecting => {
+                f.write_str("an attempt is under way: wait for its end, or stop it first")
             }
             Self::NotConnected => f.write_str("the port is not connected"),
             Self::WrongFamily { address, family } => wrong_family(f, *address, *family),
@@ -406,6 +422,7 @@ impl fmt::Display for ConnectError {
             Self::SelfConnect { address } => {
                 write!(f, "nobody listens on {address}: the attempt met itself")
             }
+            Self::Resolve { name, .. } => write!(f, "cannot find the host {name:?}"),
             Self::NoAddress => f.write_str("there is no address to connect to"),
             Self::NoProtocol => f.write_str("the factory built no protocol"),
             Self::Factory(error) => write!(f, "the factory failed: {error}"),
@@ -439,6 +456,7 @@ impl Error for ConnectError {
             Self::Io(source) | Self::Bind { source, .. } => Some(source),
             Self::Option(error) => error.source(),
             Self::Factory(error) => Some(&**error),
+            Self::Resolve { source, .. } => Some(source),
             _ => None,
         }
     }

@@ -59,7 +59,7 @@ fn is_localhost(name: &str) -> bool {
 
 /// Whether a name could be one, by length and by what it is made of. What lies outside ASCII is
 /// left to the resolver.
-fn check(name: &str) -> Result<(), &'static str> {
+pub(crate) fn check(name: &str) -> Result<(), &'static str> {
     let relative = name.strip_suffix('.').unwrap_or(name);
     if relative.is_empty() {
         return Err("it is empty");

@@ -43,6 +43,7 @@ pub use hickory::DnsResolver;
 pub use query::{AddressFamily, Answer, Query, QueryId, Resolve, ResolveOptions};
 
 use self::literal::Literal;
+pub(crate) use self::literal::check as check_name;
 use self::query::Failing;
 use crate::Handle;
 use crate::agenda::{Call, Notice};

@@ -14,6 +14,7 @@ use crate::DelayedCall;
 use crate::error::{ConnectError, ConnectionLost, OptionError};
 use crate::inner::{Core, Inner};
 use crate::net::{OpenError, StreamSocket, StreamSpec};
+use crate::resolve::{Resolution, ResolveError, ResolveOptions};
 use crate::slots::{Key, Kind};
 
 /// Begins to connect; how it ends is told from the loop.
@@ -32,15 +33,92 @@ pub(super) fn begin(inner: &Rc<Inner>, key: Key) {
         }
         client.race = Race::new();
         client.first_error = None;
-        (client.options.timeout, client.options.addresses().to_vec())
+        client.lookups.error = None;
+        let host = client.options.host_and_port().map(|(name, port)| (name.to_owned(), port));
+        (client.options.timeout, client.options.addresses().to_vec(), host)
     };
-    let (timeout, addresses) = begun;
+    let (timeout, addresses, host) = begun;
     let timer = later(inner, timeout, move |inner| give_up(inner, key, ConnectError::TimedOut));
     if let Some(client) = inner.core.borrow_mut().streams.connectors.get_mut(key) {
         client.timeout = Some(timer);
     }
-    step(inner, key, Happening::Resolved(addresses));
-    step(inner, key, Happening::ResolutionEnded);
+    if let Some((name, port)) = host {
+        look_up(inner, key, &name, port);
+    } else {
+        step(inner, key, Happening::Resolved(addresses));
+        step(inner, key, Happening::ResolutionEnded);
+    }
+}
+
+/// The lookups of an attempt, one for each family.
+#[derive(Default)]
+pub(super) struct Lookups {
+    /// Which attempt they are of.
+    round: u64,
+    waiting: usize,
+    handles: Vec<Resolution>,
+    /// Why one of them failed.
+    error: Option<ResolveError>,
+}
+
+/// Looks both families up side by side, so that the one is tried while the other is awaited.
+fn look_up(inner: &Rc<Inner>, key: Key, name: &str, port: u16) {
+    let (families, round) = match inner.core.borrow_mut().streams.connectors.get_mut(key) {
+        Some(client) => {
+            client.lookups.waiting = client.options.families().len();
+            (client.options.families(), client.lookups.round)
+        }
+        None => return,
+    };
+    for family in families {
+        let weak = Rc::downgrade(inner);
+        // The timeout of the attempt ends the lookups, too.
+        let options = ResolveOptions::new().family(*family).timeout(None);
+        let lookup = inner.handle().resolve_addrs(name, port, options, move |result| {
+            if let Some(inner) = weak.upgrade() {
+                answered(&inner, key, round, result);
+            }
+        });
+        if let Some(client) = inner.core.borrow_mut().streams.connectors.get_mut(key) {
+            client.lookups.handles.push(lookup);
+        }
+    }
+}
+
+/// A lookup has ended, from the loop.
+fn answered(
+    inner: &Rc<Inner>,
+    key: Key,
+    round: u64,
+    result: Result<Vec<SocketAddr>, ResolveError>,
+) {
+    let (addresses, last) = {
+        let core = &mut *inner.core.borrow_mut();
+        let Some(client) = core.streams.connectors.get_mut(key) else { return };
+        let lookups = &mut client.lookups;
+        if lookups.round != round {
+            return;
+        }
+        lookups.waiting -= 1;
+        let addresses = match result {
+            Ok(addresses) => Some(addresses),
+            Err(error) => {
+                // That a family has no addresses is the least that can be said.
+                if lookups.error.as_ref().is_none_or(|e| matches!(e, ResolveError::NotFound { .. }))
+                {
+                    lookups.error = Some(error);
+                }
+                None
+            }
+        };
+        (addresses, lookups.waiting == 0)
+    };
+    if let Some(addresses) = addresses {
+        step(inner, key, Happening::Resolved(addresses));
+    }
+    if last {
+        step(inner, key, Happening::ResolutionEnded);
+    }
 }
 
 /// Tells the race what happened, and does what it says.
@@ -70,7 +148,11 @@ fn step(inner: &Rc<Inner>, key: Key, happening: Happening) {
                 Action::Lost => {
                     let client = &mut inner.core.borrow_mut();
                     let error = match client.streams.connectors.get_mut(key) {
-                        Some(client) => client.first_error.take(),
+                        Some(client) => client.first_error.take().or_else(|| {
+                            let source = client.lookups.error.take()?;
+                            let name = source.name().to_owned();
+                            Some(ConnectError::Resolve { name, source })
+                        }),
                         None => None,
                     };
                     end(client, key, error.unwrap_or(ConnectError::NoAddress));
@@ -211,7 +293,7 @@ fn connected(inner: &Rc<Inner>, key: Key, stream: Key, peer: SocketAddr) {
     if let Some(client) = inner.core.borrow_mut().streams.connectors.get_mut(key) {
         client.state = ConnectorState::Connected;
     }
-    cancel_timers(inner, key);
+    cancel_waiting(inner, key);
     let mut protocol = None;
     let built = call(inner, key, "build_protocol", |factory, _| {
         protocol = factory.build_protocol(peer.into());
@@ -244,11 +326,21 @@ fn connected(inner: &Rc<Inner>, key: Key, stream: Key, peer: SocketAddr) {
     });
 }
 
-fn cancel_timers(inner: &Inner, key: Key) {
-    let timers = match inner.core.borrow_mut().streams.connectors.get_mut(key) {
-        Some(client) => [client.timeout.take(), client.delay.take()],
-        None => [None, None],
+/// Nothing is waited for any more: neither times nor answers.
+fn cancel_waiting(inner: &Inner, key: Key) {
+    let (timers, lookups) = match inner.core.borrow_mut().streams.connectors.get_mut(key) {
+        Some(client) => {
+            // Their answers, cancelled or not, come too late for the next attempt.
+            client.lookups.round += 1;
+            let lookups = std::mem::take(&mut client.lookups.handles);
+            ([client.timeout.take(), client.delay.take()], lookups)
+        }
+        None => ([None, None], Vec::new()),
     };
+    for lookup in lookups {
+        // It may have ended.
+        let _ = lookup.cancel();
+    }
     for timer in timers.into_iter().flatten() {
         // It may have run.
         let _ = timer.cancel();
@@ -257,7 +349,7 @@ fn cancel_timers(inner: &Inner, key: Key) {
 
 /// No connection came of it: the sockets are closed and the factory told.
 pub(crate) fn failed(inner: &Rc<Inner>, key: Key, error: ConnectError) {
-    cancel_timers(inner, key);
+    cancel_waiting(inner, key);
     let attempts: Vec<Connection> = {
         let core = &mut *inner.core.borrow_mut();
         let Some(client) = core.streams.connectors.get_mut(key) else { return };

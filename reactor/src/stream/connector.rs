@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
 
-use super::attempts::{begin, give_up};
+use super::attempts::{Lookups, begin, give_up};
 use super::happy_eyeballs::Race;
 use super::{ConnectOptions, PeerAddr, Protocol, StreamNotice, Transport};
 use crate::callback::{Failure, LogLimit, guarded, panic_message};
@@ -114,6 +114,8 @@ pub(crate) struct Client {
     pub(super) attempts: Vec<(Key, SocketAddr)>,
     /// Why the first of them failed.
     pub(super) first_error: Option<ConnectError>,
+    /// The lookups of this attempt; answers to those of another are late.
+    pub(super) lookups: Lookups,
     /// Where the connection goes.
     pub(super) peer: Option<SocketAddr>,
     /// The connection.
@@ -137,12 +139,14 @@ pub struct Connector {
 }
 
 impl Handle {
-    /// Connects to an address over TCP. Nothing but the factory's
+    /// Connects to an address or a host over TCP. Nothing but the factory's
     /// [`started_connecting`](ClientFactory::started_connecting) is called before this returns;
     /// success and failure come from the loop.
     ///
-    /// `target` is a `SocketAddr`, text such as `"192.0.2.1:80"`, or [`ConnectOptions`], which can
-    /// hold several addresses to try.
+    /// `target` is a `SocketAddr`, text such as `"192.0.2.1:80"` or `"example.com:80"`, a name and
+    /// a port such as `("example.com", 80)`, or [`ConnectOptions`], which can hold several
+    /// addresses to try. A name is looked up as [`ConnectOptions::host`] says; one without
+    /// addresses ends in [`ConnectError::Resolve`].
     ///
     /// ```
     /// use strand_reactor::{PeerAddr, Protocol, Reactor, Transport};
@@ -192,7 +196,7 @@ impl Handle {
         options: ConnectOptions,
         mut factory: Box<dyn ClientFactory>,
     ) -> Result<Connector, ConnectError> {
-        options.check(options.peer().ok_or(ConnectError::NoAddress)?)?;
+        options.check_call()?;
         let inner = self.upgrade().ok_or(ConnectError::Closed)?;
         check_open(&inner)?;
         let handles = Rc::new(());
@@ -208,6 +212,7 @@ impl Handle {
                 race: Race::new(),
                 attempts: Vec::new(),
                 first_error: None,
+                lookups: Lookups::default(),
                 peer: None,
                 stream: None,
                 timeout: None,
@@ -259,10 +264,11 @@ impl Connector {
         core.streams.connectors.get_mut(self.key).map(work)
     }
 
-    /// Connects anew, once the attempt before has failed or the connection is lost.
+    /// Connects anew, once the attempt before has failed or the connection is lost. A name is
+    /// looked up anew, too.
     ///
     /// # Errors
-    /// [`ConnectError::IsConnected`] while it connects or is connected; `ShuttingDown`, `Closed`.
+    /// [`ConnectError::IsConnecting`] and `IsConnected`; `ShuttingDown`, `Closed`.
     /// What the network says goes to the factory.
     pub fn connect(&self) -> Result<(), ConnectError> {
         let inner = self.inner.upgrade().ok_or(ConnectError::Closed)?;
@@ -270,10 +276,12 @@ impl Connector {
         {
             let core = &mut *inner.core.borrow_mut();
             let client = core.streams.connectors.get_mut(self.key).ok_or(ConnectError::Closed)?;
-            if client.state != ConnectorState::Disconnected {
-                let peer = client.peer.or(client.options.peer());
-                let peer = peer.ok_or(ConnectError::NoAddress)?;
-                return Err(ConnectError::IsConnected { peer });
+            match (client.state, client.peer) {
+                (ConnectorState::Disconnected, _) => {}
+                (ConnectorState::Connected, Some(peer)) => {
+                    return Err(ConnectError::IsConnected { peer });
+                }
+                _ => return Err(ConnectError::IsConnecting),
             }
             client.state = ConnectorState::Connecting;
             client.ending = false;
@@ -282,8 +290,8 @@ impl Connector {
         Ok(())
     }
 
-    /// Gives the attempt up: `client_connection_failed` follows from the loop with
-    /// [`ConnectError::Cancelled`].
+    /// Gives the attempt up, and the lookup of its name: `client_connection_failed` follows from
+    /// the loop with [`ConnectError::Cancelled`].
     ///
     /// # Errors
     /// [`ConnectError::NotConnecting`] when there is none; `Closed`.
@@ -327,8 +335,8 @@ impl Connector {
         Some(Transport::new(&self.inner.upgrade()?, key))
     }
 
-    /// Where it is connected to, or else the first address it tries; `None` when the reactor is
-    /// gone.
+    /// Where it is connected to, or else the first address it tries; `None` when that is to be
+    /// looked up, or the reactor is gone.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.with(|client| client.peer.or(client.options.peer()))?
     }

@@ -1,12 +1,13 @@
 //! What ports and connections are opened with.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::address::parse_address;
+use crate::address::{Host, parse_address, parse_host};
 use crate::datagram::{Family, within};
-use crate::error::{AddressError, OptionError};
+use crate::error::{AddressError, ConnectError, OptionError};
 use crate::net::{ListenSpec, StreamOption, StreamSpec};
+use crate::resolve::AddressFamily;
 
 /// Probes of an idle connection (`SO_KEEPALIVE`, tcp(7)); the times are in whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,10 +343,10 @@ impl TcpOptions {
     }
 }
 
-/// How to connect over TCP: the peer's address, and options that have good defaults.
+/// How to connect over TCP: the peer's address or its name, and options that have good defaults.
 ///
-/// Wherever one is wanted, a `SocketAddr`, an `(IpAddr, u16)` or a string such as
-/// `"192.0.2.1:80"` does as well.
+/// Wherever one is wanted, a `SocketAddr`, an `(IpAddr, u16)`, a `("example.com", 80)` or a string
+/// such as `"192.0.2.1:80"` or `"example.com:80"` does as well.
 ///
 /// ```
 /// use std::time::Duration;
@@ -356,6 +357,8 @@ impl TcpOptions {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
+    /// Looked up for every attempt.
+    host: Option<(String, u16)>,
     addresses: Vec<SocketAddr>,
     bind: Option<SocketAddr>,
     pub(crate) timeout: Duration,
@@ -381,6 +384,7 @@ impl ConnectOptions {
     /// ```
     pub fn any_of(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self {
+            host: None,
             addresses: addresses.into_iter().collect(),
             bind: None,
             timeout: Duration::from_secs(30),
@@ -389,15 +393,62 @@ impl ConnectOptions {
         }
     }
 
-    /// As [`new`](Self::new), from text; see [`parse_address`](crate::parse_address).
+    /// A connection to the host of this name. Every attempt looks the name up anew, IPv6 and IPv4
+    /// side by side as [`resolve`](crate::Handle::resolve) does, and tries the addresses as
+    /// [`any_of`](Self::any_of) does while they come; those of IPv4 wait up to 50 ms for those of
+    /// IPv6 (RFC 8305). The [`timeout`](Self::timeout) covers the lookup. An address as text is
+    /// not looked up.
     ///
-    /// # Errors
-    /// Text that is no address with a port.
-    pub fn parse(text: &str) -> Result<Self, AddressError> {
-        parse_address(text).map(Self::new)
+    /// ```
+    /// use strand_reactor::ConnectOptions;
+    /// assert!(ConnectOptions::host("example.com", 80).addresses().is_empty());
+    /// let literal = ConnectOptions::host("192.0.2.1", 80);
+    /// assert_eq!(literal.addresses(), ["192.0.2.1:80".parse()?]);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn host(name: impl Into<String>, port: u16) -> Self {
+        let name = name.into();
+        match name.parse::<IpAddr>() {
+            Ok(ip) => Self::new((ip, port)),
+            Err(_) => Self { host: Some((name, port)), ..Self::any_of([]) },
+        }
     }
 
-    /// Where to connect to.
+    /// As [`new`](Self::new) or [`host`](Self::host), from text: what
+    /// [`parse_address`](crate::parse_address) reads, or `"example.com:80"`.
+    ///
+    /// ```
+    /// use strand_reactor::ConnectOptions;
+    /// assert_eq!(ConnectOptions::parse("[::1]:80")?.addresses().len(), 1);
+    /// assert!(ConnectOptions::parse("example.com:80")?.addresses().is_empty());
+    /// assert!(ConnectOptions::parse("example.com").is_err());
+    /// # Ok::<(), strand_reactor::AddressError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Text that is neither an address nor the name of a host, or without a port.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        Ok(match parse_host(text)? {
+            Host::Address(address) => Self::new(address),
+            Host::Name(name, port) => Self::host(name, port),
+        })
+    }
+
+    pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
+        self.host.as_ref().map(|(name, port)| (name.as_str(), *port))
+    }
+
+    /// Which lookups a name needs: those of the family of the local address, or of both, IPv6
+    /// first.
+    pub(crate) fn families(&self) -> &'static [AddressFamily] {
+        match self.bind {
+            None => &[AddressFamily::V6, AddressFamily::V4],
+            Some(SocketAddr::V6(_)) => &[AddressFamily::V6],
+            Some(SocketAddr::V4(_)) => &[AddressFamily::V4],
+        }
+    }
+
+    /// Where to connect to; empty when that is to be looked up.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -408,16 +459,21 @@ impl ConnectOptions {
 
     /// The target in logs.
     pub(crate) fn target(&self) -> String {
-        self.peer().map_or_else(|| "nowhere".to_owned(), |peer| peer.to_string())
+        match (&self.host, self.peer()) {
+            (Some((name, port)), _) => format!("{name}:{port}"),
+            (None, Some(peer)) => peer.to_string(),
+            (None, None) => "nowhere".to_owned(),
+        }
     }
 
-    /// The local address to connect from; port number 0 lets the system choose one.
+    /// The local address to connect from; port number 0 lets the system choose one. Of a host's
+    /// name, only addresses of the same family are looked up.
     pub fn local_addr(mut self, address: impl Into<SocketAddr>) -> Self {
         self.bind = Some(address.into());
         self
     }
 
-    /// How long the attempt may take: 30 s by default.
+    /// How long the attempt may take, with the lookup of a name: 30 s by default.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
         self
@@ -431,9 +487,21 @@ impl ConnectOptions {
 
     common_setters!();
 
+    /// What can be said before anything is looked up.
+    pub(crate) fn check_call(&self) -> Result<(), ConnectError> {
+        let peer = match self.host {
+            // Any address does: what is checked is the rest.
+            Some(_) => self.bind.unwrap_or((Ipv4Addr::LOCALHOST, 0).into()),
+            None => self.peer().ok_or(ConnectError::NoAddress)?,
+        };
+        self.check(peer)?;
+        Ok(())
+    }
+
     pub(crate) fn check(&self, peer: SocketAddr) -> Result<(StreamSpec, Tuning), OptionError> {
         let tuning = self.common.tuning.check()?;
         if let Some(bind) = self.bind
+            && self.host.is_none()
             && self.addresses.iter().all(|to| to.is_ipv4() != bind.is_ipv4())
         {
             return Err(OptionError::Contradiction {
@@ -467,12 +535,6 @@ macro_rules! conversions {
             }
         }
 
-        impl<I: Into<IpAddr>> From<(I, u16)> for $options {
-            fn from((ip, port): (I, u16)) -> Self {
-                Self::new(SocketAddr::new(ip.into(), port))
-            }
-        }
-
         impl TryFrom<&str> for $options {
             type Error = AddressError;
             fn try_from(text: &str) -> Result<Self, AddressError> {
@@ -491,6 +553,37 @@ macro_rules! conversions {
 
 conversions!(TcpOptions);
 conversions!(ConnectOptions);
+
+impl<I: Into<IpAddr>> From<(I, u16)> for TcpOptions {
+    fn from((ip, port): (I, u16)) -> Self {
+        Self::new(SocketAddr::new(ip.into(), port))
+    }
+}
+
+// One by one: `&str` could become an address one day, as far as the compiler knows.
+macro_rules! connects_to {
+    ($($ip:ty),*) => {$(
+        impl From<($ip, u16)> for ConnectOptions {
+            fn from((ip, port): ($ip, u16)) -> Self {
+                Self::new((ip, port))
+            }
+        }
+    )*};
+}
+
+connects_to!(IpAddr, Ipv4Addr, Ipv6Addr, [u8; 4], [u8; 16], [u16; 8]);
+
+impl From<(&str, u16)> for ConnectOptions {
+    fn from((name, port): (&str, u16)) -> Self {
+        Self::host(name, port)
+    }
+}
+
+impl From<(String, u16)> for ConnectOptions {
+    fn from((name, port): (String, u16)) -> Self {
+        Self::host(name, port)
+    }
+}
 
 /// That port of every IPv4 address of this host.
 impl From<u16> for TcpOptions {
