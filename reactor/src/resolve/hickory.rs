@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
@@ -32,6 +33,10 @@ const MOST: usize = 64;
 
 /// Answers that are kept.
 const CACHED: u64 = 256;
+
+/// The limits of `timeout` in resolv.conf.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// A DNS client on the reactor's own loop: no threads, and a cancelled lookup is gone at once.
 ///
@@ -260,6 +265,8 @@ impl Client {
                 connection.port = port;
             }
         }
+        // Without time nothing can be answered; these are the limits of the C library.
+        options.timeout = options.timeout.clamp(SHORTEST, LONGEST);
         // There it is the number of attempts, here that of repetitions.
         options.attempts = options.attempts.saturating_sub(1);
         // An answer may have thousands of records.
@@ -340,11 +347,47 @@ fn configuration(source: &Source) -> Result<(ResolverConfig, ResolverOpts), NetE
         Source::System => Path::new("/etc/resolv.conf"),
         Source::Files { resolv_conf, .. } => resolv_conf,
     };
-    let text = read(path)?;
+    let text = without_impossible_domains(&read(path)?);
     parse_resolv_conf(&text).or_else(|_| {
         // It is an error here to name no server.
         let local = b"\nnameserver 127.0.0.1\n";
         parse_resolv_conf([&text[..], local].concat())
+    })
+}
+
+/// resolv.conf without those domains of a search list that cannot be names: the parser would end
+/// with the first of them, and with it every lookup. The C library passes them over.
+#[cfg(not(any(target_os = "android", target_vendor = "apple")))]
+fn without_impossible_domains(text: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(text.len() + 1);
+    for line in text.split(|byte| *byte == b'\n') {
+        match std::str::from_utf8(line).ok().and_then(possible_domains) {
+            Some(line) => kept.extend(line.bytes()),
+            None => kept.extend(line),
+        }
+        kept.push(b'\n');
+    }
+    kept
+}
+
+/// What a line with domains is without the impossible ones; none of them, no line. `None` for any
+/// other line.
+#[cfg(not(any(target_os = "android", target_vendor = "apple")))]
+fn possible_domains(line: &str) -> Option<String> {
+    let mut words = line.split([';', '#']).next()?.split_whitespace();
+    let keyword = words.next().filter(|word| matches!(*word, "search" | "domain"))?;
+    let possible = |domain: &&str| {
+        let parsed = Name::from_str_relaxed(domain);
+        if let Err(error) = &parsed {
+            tracing::warn!(domain, %error, "a domain of resolv.conf is left out");
+        }
+        parsed.is_ok()
+    };
+    let domains: Vec<&str> = words.filter(possible).collect();
+    Some(if domains.is_empty() {
+        String::new()
+    } else {
+        format!("{keyword} {}", domains.join(" "))
     })
 }
 
