@@ -71,6 +71,46 @@ fn one_family_that_fails_does_not_hide_the_other() {
 }
 
 #[test]
+fn a_family_that_fails_is_no_absence_where_the_other_has_no_addresses() {
+    const REFUSED: u8 = 5;
+    let conf = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+    for failing in [A, AAAA] {
+        for code in [SERVFAIL, REFUSED] {
+            let site = Site::configured(conf, "", move |question| match question.kind {
+                kind if kind == failing => Reply::Code(code),
+                _ => Reply::Records(vec![]),
+            });
+            let error = site.look_up("ill.test").unwrap_err();
+            assert!(matches!(error, ResolveError::Failed { .. }), "{failing} {code}: {error}");
+        }
+        let site = Site::configured(conf, "", move |question| match question.kind {
+            kind if kind == failing => Reply::Silence,
+            _ => Reply::Records(vec![]),
+        });
+        let error = site.look_up("silent.test").unwrap_err();
+        assert!(matches!(error, ResolveError::TimedOut { .. }), "{failing}: {error}");
+    }
+}
+
+#[test]
+fn a_family_that_fails_at_first_is_found_in_step_with_the_search_list() {
+    let mut failures = 1;
+    let conf = "nameserver 127.0.0.1\nsearch one.test two.test\noptions attempts:1\n";
+    let site = Site::configured(conf, "", move |question| match question.kind {
+        AAAA if question.name == "host.two.test." && failures > 0 => {
+            failures -= 1;
+            Reply::Code(SERVFAIL)
+        }
+        AAAA if question.name == "host.two.test." => {
+            Reply::Records(vec![aaaa(&question.name, "::1")])
+        }
+        _ => Reply::Records(vec![]),
+    });
+    assert_eq!(site.look_up("host").unwrap(), ips(&["::1"]));
+    assert_eq!(site.asked(), ["host.one.test.", "host.two.test.", "host."]);
+}
+
+#[test]
 fn no_answer_in_time_ends_the_lookup_once_and_leaves_nothing_behind() {
     let site = Site::new(|_| Reply::Silence);
     let options = ResolveOptions::new().timeout(Some(Duration::from_millis(50)));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::Query as DnsQuery;
+use hickory_resolver::proto::op::{Query as DnsQuery, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 #[cfg(not(any(target_os = "android", target_vendor = "apple")))]
 use hickory_resolver::system_conf::parse_resolv_conf;
@@ -290,10 +290,20 @@ impl Client {
             .collect()
     }
 
+    /// Both families. Of two failures hickory tells that of IPv4 alone. Where the name merely has
+    /// no IPv4 address, IPv6 is asked for again before it may be said to have none at all. As a
+    /// rule this costs nothing: that there is no IPv6 address has been kept as well.
+    async fn look_up_both(&self, name: Name) -> Result<Lookup, NetError> {
+        match self.resolver.lookup_ip(name.clone()).await {
+            Err(error) if is_empty(&error) => self.resolver.ipv6_lookup(name).await,
+            result => result.map(Lookup::from),
+        }
+    }
+
     async fn look_up(&self, query: &Query) -> Result<Vec<SocketAddr>, Failing> {
         let name = parse(query.name())?;
         let result = match query.family() {
-            AddressFamily::Any => self.resolver.lookup_ip(name).await.map(Lookup::from),
+            AddressFamily::Any => self.look_up_both(name).await,
             AddressFamily::V4 => self.resolver.ipv4_lookup(name).await,
             AddressFamily::V6 => self.resolver.ipv6_lookup(name).await,
         };
@@ -307,6 +317,12 @@ impl Client {
             Err(error) => Err(Failing::Failed(error.into())),
         }
     }
+}
+
+/// Whether a name that exists has no records of a type.
+fn is_empty(error: &NetError) -> bool {
+    matches!(error, NetError::Dns(DnsError::NoRecordsFound(none))
+        if none.response_code != ResponseCode::NXDomain)
 }
 
 fn addresses(lookup: &Lookup) -> Vec<SocketAddr> {
