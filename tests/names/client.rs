@@ -409,6 +409,50 @@ fn an_alias_alone_is_asked_for_again() {
 }
 
 #[test]
+fn addresses_of_other_names_in_an_answer_are_left_out() {
+    let conf = "nameserver 127.0.0.1\nsearch one.test\n";
+    let site = Site::configured(conf, "", |question| {
+        let name = question.name.as_str();
+        Reply::Records(match (question.kind, question.host()) {
+            // From the end of the chain to its start, and in capitals.
+            (A, "alias") => vec![
+                a("evil.test", [6, 6, 6, 6]),
+                a("C.Test", [127, 0, 0, 9]),
+                cname("B.test", "c.test"),
+                cname(name, "b.test"),
+                cname("evil.test", "b.test"),
+            ],
+            (A, _) => vec![a(name, [127, 0, 0, 9]), a("evil.test", [6, 6, 6, 6])],
+            _ => vec![aaaa("evil.test", "2001:db8::6")],
+        })
+    });
+    for name in ["a.test", "A.TEST.", "short", "alias.test"] {
+        assert_eq!(site.look_up(name).unwrap(), ips(&["127.0.0.9"]), "{name}");
+        // What was kept of it is no different.
+        assert_eq!(site.look_up(name).unwrap(), ips(&["127.0.0.9"]), "{name}");
+    }
+}
+
+#[test]
+fn each_family_may_have_an_alias_of_its_own() {
+    let site = Site::new(|question| {
+        let name = question.name.as_str();
+        Reply::Records(match (question.kind, question.host()) {
+            (A, "alias") => vec![cname(name, "four.test")],
+            (A, "four") => vec![a(name, [127, 0, 0, 9])],
+            (AAAA, "alias") => vec![cname(name, "six.test")],
+            (AAAA, "six") => vec![aaaa(name, "::1")],
+            _ => vec![],
+        })
+    });
+    for _ in 0..2 {
+        let mut addresses = site.look_up("alias.test").unwrap();
+        addresses.sort();
+        assert_eq!(addresses, ips(&["127.0.0.9", "::1"]));
+    }
+}
+
+#[test]
 fn a_circle_of_aliases_has_an_end() {
     let site = Site::new(|question| {
         let other = if question.host() == "x" { "y.test" } else { "x.test" };

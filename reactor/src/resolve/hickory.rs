@@ -1,7 +1,7 @@
 //! DNS by hickory, on the reactor's own loop.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, R
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query as DnsQuery, ResponseCode};
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::proto::rr::rdata::CNAME;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 #[cfg(not(any(target_os = "android", target_vendor = "apple")))]
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, Resolver};
@@ -128,6 +129,8 @@ struct State {
 
 struct Client {
     resolver: Resolver<Loop>,
+    /// What the search list may have appended to a name.
+    suffixes: Vec<Name>,
     hosts: Hosts,
 }
 
@@ -275,8 +278,9 @@ impl Client {
         // server for an IPv6 one.
         options.use_hosts_file = ResolveHosts::Never;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        let suffixes = config.search().iter().chain(config.domain()).cloned().collect();
         let resolver = Resolver::builder_with_config(config, Loop).with_options(options).build()?;
-        Ok(Self { resolver, hosts: read_hosts(source) })
+        Ok(Self { resolver, suffixes, hosts: read_hosts(source) })
     }
 
     fn in_hosts(&self, name: &Name, family: AddressFamily) -> Vec<SocketAddr> {
@@ -285,9 +289,24 @@ impl Client {
             .into_iter()
             .filter_map(|kind| self.hosts.lookup_static_host(&DnsQuery::query(name.clone(), kind)));
         found
-            .flat_map(|lookup| addresses(&lookup))
+            .flat_map(|lookup| addresses(lookup.answers()))
             .filter(|address| family.contains(address.ip()))
             .collect()
+    }
+
+    /// All that may be asked for in place of a name: it, and it with the domains of the search list.
+    fn candidates(&self, name: &Name) -> Vec<Name> {
+        let mut absolute = name.clone();
+        absolute.set_fqdn(true);
+        let mut candidates = vec![absolute];
+        if !name.is_fqdn() {
+            let longer = self.suffixes.iter().filter_map(|suffix| {
+                // Too long a name is not asked for.
+                name.clone().append_domain(suffix).ok()
+            });
+            candidates.extend(longer);
+        }
+        candidates
     }
 
     /// Both families. Of two failures hickory tells that of IPv4 alone. Where the name merely has
@@ -302,13 +321,17 @@ impl Client {
 
     async fn look_up(&self, query: &Query) -> Result<Vec<SocketAddr>, Failing> {
         let name = parse(query.name())?;
+        let mut asked = self.candidates(&name);
         let result = match query.family() {
             AddressFamily::Any => self.look_up_both(name).await,
             AddressFamily::V4 => self.resolver.ipv4_lookup(name).await,
             AddressFamily::V6 => self.resolver.ipv6_lookup(name).await,
         };
         match result {
-            Ok(lookup) => Ok(addresses(&lookup)),
+            Ok(lookup) => {
+                asked.push(lookup.query().name().clone());
+                Ok(addresses(of_names(&asked, lookup.answers())))
+            }
             Err(NetError::Timeout) => Err(Failing::TimedOut),
             Err(NetError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(Failing::TimedOut)
@@ -325,9 +348,28 @@ fn is_empty(error: &NetError) -> bool {
         if none.response_code != ResponseCode::NXDomain)
 }
 
-fn addresses(lookup: &Lookup) -> Vec<SocketAddr> {
-    let records = lookup.answers().iter();
-    records.filter_map(|record| record.data.ip_addr()).map(|ip| (ip, 0).into()).collect()
+fn addresses<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<SocketAddr> {
+    let ips = records.into_iter().filter_map(|record| record.data.ip_addr());
+    ips.map(|ip| (ip, 0).into()).collect()
+}
+
+/// The records of names and of what these are aliases of, in whatever order they come (RFC 1034
+/// section 3.6.2). A server may add others, and these are no answer.
+fn of_names<'a>(names: &'a [Name], records: &'a [Record]) -> impl Iterator<Item = &'a Record> {
+    let mut targets: HashMap<&Name, Vec<&Name>> = HashMap::new();
+    for record in records {
+        if let RData::CNAME(CNAME(target)) = &record.data {
+            targets.entry(&record.name).or_default().push(target);
+        }
+    }
+    let mut owners = HashSet::new();
+    let mut next: Vec<&Name> = names.iter().collect();
+    while let Some(name) = next.pop() {
+        if owners.insert(name) {
+            next.extend(targets.remove(name).unwrap_or_default());
+        }
+    }
+    records.iter().filter(move |record| owners.contains(&record.name))
 }
 
 /// What a file says; nothing, where there is none.
