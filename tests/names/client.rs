@@ -54,6 +54,25 @@ fn a_name_without_addresses_is_not_found() {
 }
 
 #[test]
+fn numbers_and_labels_with_dots_are_no_names_to_ask_for() {
+    let conf = "nameserver 127.0.0.1\nsearch one.test\n";
+    let site = Site::configured(conf, "", both);
+    for name in
+        ["127.1", "256.1.1.1", "1.2.3.4.", "7", "\u{ff11}\u{ff12}\u{ff17}.0.0.1", "a.\u{ff11}"]
+    {
+        let error = site.look_up(name).unwrap_err();
+        assert!(matches!(error, ResolveError::InvalidName { .. }), "{name}: {error}");
+    }
+    // One dot leader: compatible with a dot, and none.
+    let error = site.look_up("a\u{2024}b").unwrap_err();
+    assert!(matches!(error, ResolveError::InvalidName { .. }), "{error}");
+    assert!(site.log.borrow().is_empty());
+    for name in ["7.test", "1.2.3.4.in-addr.arpa", "3com", "x7"] {
+        site.look_up(name).unwrap();
+    }
+}
+
+#[test]
 fn a_server_that_cannot_answer_is_a_failure_and_no_absence() {
     let site = Site::new(|_| Reply::Code(SERVFAIL));
     let error = site.look_up("broken.test").unwrap_err();
@@ -68,6 +87,46 @@ fn one_family_that_fails_does_not_hide_the_other() {
         _ => v4(question),
     });
     assert_eq!(site.look_up("half.test").unwrap(), ips(&["127.0.0.9"]));
+}
+
+#[test]
+fn a_family_that_fails_is_no_absence_where_the_other_has_no_addresses() {
+    const REFUSED: u8 = 5;
+    let conf = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+    for failing in [A, AAAA] {
+        for code in [SERVFAIL, REFUSED] {
+            let site = Site::configured(conf, "", move |question| match question.kind {
+                kind if kind == failing => Reply::Code(code),
+                _ => Reply::Records(vec![]),
+            });
+            let error = site.look_up("ill.test").unwrap_err();
+            assert!(matches!(error, ResolveError::Failed { .. }), "{failing} {code}: {error}");
+        }
+        let site = Site::configured(conf, "", move |question| match question.kind {
+            kind if kind == failing => Reply::Silence,
+            _ => Reply::Records(vec![]),
+        });
+        let error = site.look_up("silent.test").unwrap_err();
+        assert!(matches!(error, ResolveError::TimedOut { .. }), "{failing}: {error}");
+    }
+}
+
+#[test]
+fn a_family_that_fails_at_first_is_found_in_step_with_the_search_list() {
+    let mut failures = 1;
+    let conf = "nameserver 127.0.0.1\nsearch one.test two.test\noptions attempts:1\n";
+    let site = Site::configured(conf, "", move |question| match question.kind {
+        AAAA if question.name == "host.two.test." && failures > 0 => {
+            failures -= 1;
+            Reply::Code(SERVFAIL)
+        }
+        AAAA if question.name == "host.two.test." => {
+            Reply::Records(vec![aaaa(&question.name, "::1")])
+        }
+        _ => Reply::Records(vec![]),
+    });
+    assert_eq!(site.look_up("host").unwrap(), ips(&["::1"]));
+    assert_eq!(site.asked(), ["host.one.test.", "host.two.test.", "host."]);
 }
 
 #[test]
@@ -366,6 +425,50 @@ fn an_alias_alone_is_asked_for_again() {
     });
     assert_eq!(site.look_up("alias.test").unwrap(), ips(&["127.0.0.9"]));
     assert_eq!(site.asked(), ["alias.test.", "real.test."]);
+}
+
+#[test]
+fn addresses_of_other_names_in_an_answer_are_left_out() {
+    let conf = "nameserver 127.0.0.1\nsearch one.test\n";
+    let site = Site::configured(conf, "", |question| {
+        let name = question.name.as_str();
+        Reply::Records(match (question.kind, question.host()) {
+            // From the end of the chain to its start, and in capitals.
+            (A, "alias") => vec![
+                a("evil.test", [6, 6, 6, 6]),
+                a("C.Test", [127, 0, 0, 9]),
+                cname("B.test", "c.test"),
+                cname(name, "b.test"),
+                cname("evil.test", "b.test"),
+            ],
+            (A, _) => vec![a(name, [127, 0, 0, 9]), a("evil.test", [6, 6, 6, 6])],
+            _ => vec![aaaa("evil.test", "2001:db8::6")],
+        })
+    });
+    for name in ["a.test", "A.TEST.", "short", "alias.test"] {
+        assert_eq!(site.look_up(name).unwrap(), ips(&["127.0.0.9"]), "{name}");
+        // What was kept of it is no different.
+        assert_eq!(site.look_up(name).unwrap(), ips(&["127.0.0.9"]), "{name}");
+    }
+}
+
+#[test]
+fn each_family_may_have_an_alias_of_its_own() {
+    let site = Site::new(|question| {
+        let name = question.name.as_str();
+        Reply::Records(match (question.kind, question.host()) {
+            (A, "alias") => vec![cname(name, "four.test")],
+            (A, "four") => vec![a(name, [127, 0, 0, 9])],
+            (AAAA, "alias") => vec![cname(name, "six.test")],
+            (AAAA, "six") => vec![aaaa(name, "::1")],
+            _ => vec![],
+        })
+    });
+    for _ in 0..2 {
+        let mut addresses = site.look_up("alias.test").unwrap();
+        addresses.sort();
+        assert_eq!(addresses, ips(&["127.0.0.9", "::1"]));
+    }
 }
 
 #[test]

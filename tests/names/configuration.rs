@@ -1,9 +1,13 @@
 //! resolv.conf and hosts, and what is kept of answers.
 
+use strand_reactor::ResolveError;
+
 use crate::server::{A, NXDOMAIN, Reply, SERVFAIL, a};
 use crate::site::{Site, ips, v4};
 
 const SEARCH: &str = "nameserver 127.0.0.1\nsearch one.test two.test\n";
+
+const SEARCHED: [&str; 3] = ["host.one.test.", "host.two.test.", "host."];
 
 fn missing(conf: &str) -> Site {
     Site::configured(conf, "", |_| Reply::Code(NXDOMAIN))
@@ -84,6 +88,35 @@ fn attempts_says_how_often_a_server_is_asked() {
 fn nonsense_in_resolv_conf_is_passed_over() {
     let conf =
         "; comment\n# another\nnonsense 1 2\noptions ndots:x what:ever\nnameserver 127.0.0.1";
+    let site = Site::configured(conf, "", v4);
+    assert_eq!(site.look_up("www.test").unwrap(), ips(&["127.0.0.9"]));
+}
+
+#[test]
+fn domains_that_cannot_be_names_are_left_out_of_the_search_list() {
+    for (lines, expected) in [
+        ("search .local\n", &["host."][..]),
+        ("domain b..test # no name\n", &["host."]),
+        ("search b..test one.test .local two.test\n", &SEARCHED),
+        ("search one.test two.test\ndomain .\u{e9}\n", &SEARCHED),
+    ] {
+        for server in ["nameserver 127.0.0.1\n", ""] {
+            let site = Site::configured(&format!("{server}{lines}"), "", |_| Reply::Code(NXDOMAIN));
+            let error = site.look_up("host").unwrap_err();
+            assert!(matches!(error, ResolveError::NotFound { .. }), "{lines}: {error}");
+            let mut asked = site.asked();
+            // The domain of this host's name, if it has one, takes the place of an empty list.
+            if expected.len() == 1 {
+                asked.retain(|name| name == "host.");
+            }
+            assert_eq!(asked, expected, "{lines}");
+        }
+    }
+}
+
+#[test]
+fn a_timeout_of_zero_leaves_time_for_an_answer() {
+    let conf = "nameserver 127.0.0.1\noptions timeout:0\n";
     let site = Site::configured(conf, "", v4);
     assert_eq!(site.look_up("www.test").unwrap(), ips(&["127.0.0.9"]));
 }

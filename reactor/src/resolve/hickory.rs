@@ -1,18 +1,20 @@
 //! DNS by hickory, on the reactor's own loop.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::Query as DnsQuery;
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::proto::op::{Query as DnsQuery, ResponseCode};
+use hickory_resolver::proto::rr::rdata::CNAME;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 #[cfg(not(any(target_os = "android", target_vendor = "apple")))]
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, Resolver};
@@ -32,6 +34,10 @@ const MOST: usize = 64;
 
 /// Answers that are kept.
 const CACHED: u64 = 256;
+
+/// The limits of `timeout` in resolv.conf.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// A DNS client on the reactor's own loop: no threads, and a cancelled lookup is gone at once.
 ///
@@ -123,6 +129,8 @@ struct State {
 
 struct Client {
     resolver: Resolver<Loop>,
+    /// What the search list may have appended to a name.
+    suffixes: Vec<Name>,
     hosts: Hosts,
 }
 
@@ -244,7 +252,17 @@ fn sorted(inner: &Inner, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 /// The name as DNS writes it.
 fn parse(name: &str) -> Result<Name, Failing> {
     let parsed = if name.is_ascii() { Name::from_ascii(name) } else { Name::from_utf8(name) };
-    parsed.map_err(|_| Failing::InvalidName("it has no form in ASCII (RFC 5890)"))
+    let parsed = parsed.map_err(|_| Failing::InvalidName("it has no form in ASCII (RFC 5890)"))?;
+    if parsed.iter().any(|label| label.contains(&b'.')) {
+        return Err(Failing::InvalidName("one of its labels has a dot in it"));
+    }
+    // No domain is called that; asked with the search list, it would be told to others.
+    if parsed.iter().next_back().is_some_and(|label| label.iter().all(u8::is_ascii_digit)) {
+        let reason =
+            "its last label is a number: write an IPv4 address as four, without a final dot";
+        return Err(Failing::InvalidName(reason));
+    }
+    Ok(parsed)
 }
 
 impl Client {
@@ -260,6 +278,8 @@ impl Client {
                 connection.port = port;
             }
         }
+        // Without time nothing can be answered; these are the limits of the C library.
+        options.timeout = options.timeout.clamp(SHORTEST, LONGEST);
         // There it is the number of attempts, here that of repetitions.
         options.attempts = options.attempts.saturating_sub(1);
         // An answer may have thousands of records.
@@ -268,8 +288,9 @@ impl Client {
         // server for an IPv6 one.
         options.use_hosts_file = ResolveHosts::Never;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        let suffixes = config.search().iter().chain(config.domain()).cloned().collect();
         let resolver = Resolver::builder_with_config(config, Loop).with_options(options).build()?;
-        Ok(Self { resolver, hosts: read_hosts(source) })
+        Ok(Self { resolver, suffixes, hosts: read_hosts(source) })
     }
 
     fn in_hosts(&self, name: &Name, family: AddressFamily) -> Vec<SocketAddr> {
@@ -278,20 +299,49 @@ impl Client {
             .into_iter()
             .filter_map(|kind| self.hosts.lookup_static_host(&DnsQuery::query(name.clone(), kind)));
         found
-            .flat_map(|lookup| addresses(&lookup))
+            .flat_map(|lookup| addresses(lookup.answers()))
             .filter(|address| family.contains(address.ip()))
             .collect()
     }
 
+    /// All that may be asked for in place of a name: it, and it with the domains of the search list.
+    fn candidates(&self, name: &Name) -> Vec<Name> {
+        let mut absolute = name.clone();
+        absolute.set_fqdn(true);
+        let mut candidates = vec![absolute];
+        if !name.is_fqdn() {
+            let longer = self.suffixes.iter().filter_map(|suffix| {
+                // Too long a name is not asked for.
+                name.clone().append_domain(suffix).ok()
+            });
+            candidates.extend(longer);
+        }
+        candidates
+    }
+
+    /// Both families. Of two failures hickory tells that of IPv4 alone. Where the name merely has
+    /// no IPv4 address, IPv6 is asked for again before it may be said to have none at all. As a
+    /// rule this costs nothing: that there is no IPv6 address has been kept as well.
+    async fn look_up_both(&self, name: Name) -> Result<Lookup, NetError> {
+        match self.resolver.lookup_ip(name.clone()).await {
+            Err(error) if is_empty(&error) => self.resolver.ipv6_lookup(name).await,
+            result => result.map(Lookup::from),
+        }
+    }
+
     async fn look_up(&self, query: &Query) -> Result<Vec<SocketAddr>, Failing> {
         let name = parse(query.name())?;
+        let mut asked = self.candidates(&name);
         let result = match query.family() {
-            AddressFamily::Any => self.resolver.lookup_ip(name).await.map(Lookup::from),
+            AddressFamily::Any => self.look_up_both(name).await,
             AddressFamily::V4 => self.resolver.ipv4_lookup(name).await,
             AddressFamily::V6 => self.resolver.ipv6_lookup(name).await,
         };
         match result {
-            Ok(lookup) => Ok(addresses(&lookup)),
+            Ok(lookup) => {
+                asked.push(lookup.query().name().clone());
+                Ok(addresses(of_names(&asked, lookup.answers())))
+            }
             Err(NetError::Timeout) => Err(Failing::TimedOut),
             Err(NetError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(Failing::TimedOut)
@@ -302,9 +352,34 @@ impl Client {
     }
 }
 
-fn addresses(lookup: &Lookup) -> Vec<SocketAddr> {
-    let records = lookup.answers().iter();
-    records.filter_map(|record| record.data.ip_addr()).map(|ip| (ip, 0).into()).collect()
+/// Whether a name that exists has no records of a type.
+fn is_empty(error: &NetError) -> bool {
+    matches!(error, NetError::Dns(DnsError::NoRecordsFound(none))
+        if none.response_code != ResponseCode::NXDomain)
+}
+
+fn addresses<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<SocketAddr> {
+    let ips = records.into_iter().filter_map(|record| record.data.ip_addr());
+    ips.map(|ip| (ip, 0).into()).collect()
+}
+
+/// The records of names and of what these are aliases of, in whatever order they come (RFC 1034
+/// section 3.6.2). A server may add others, and these are no answer.
+fn of_names<'a>(names: &'a [Name], records: &'a [Record]) -> impl Iterator<Item = &'a Record> {
+    let mut targets: HashMap<&Name, Vec<&Name>> = HashMap::new();
+    for record in records {
+        if let RData::CNAME(CNAME(target)) = &record.data {
+            targets.entry(&record.name).or_default().push(target);
+        }
+    }
+    let mut owners = HashSet::new();
+    let mut next: Vec<&Name> = names.iter().collect();
+    while let Some(name) = next.pop() {
+        if owners.insert(name) {
+            next.extend(targets.remove(name).unwrap_or_default());
+        }
+    }
+    records.iter().filter(move |record| owners.contains(&record.name))
 }
 
 /// What a file says; nothing, where there is none.
@@ -340,11 +415,47 @@ fn configuration(source: &Source) -> Result<(ResolverConfig, ResolverOpts), NetE
         Source::System => Path::new("/etc/resolv.conf"),
         Source::Files { resolv_conf, .. } => resolv_conf,
     };
-    let text = read(path)?;
+    let text = without_impossible_domains(&read(path)?);
     parse_resolv_conf(&text).or_else(|_| {
         // It is an error here to name no server.
         let local = b"\nnameserver 127.0.0.1\n";
         parse_resolv_conf([&text[..], local].concat())
+    })
+}
+
+/// resolv.conf without those domains of a search list that cannot be names: the parser would end
+/// with the first of them, and with it every lookup. The C library passes them over.
+#[cfg(not(any(target_os = "android", target_vendor = "apple")))]
+fn without_impossible_domains(text: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(text.len() + 1);
+    for line in text.split(|byte| *byte == b'\n') {
+        match std::str::from_utf8(line).ok().and_then(possible_domains) {
+            Some(line) => kept.extend(line.bytes()),
+            None => kept.extend(line),
+        }
+        kept.push(b'\n');
+    }
+    kept
+}
+
+/// What a line with domains is without the impossible ones; none of them, no line. `None` for any
+/// other line.
+#[cfg(not(any(target_os = "android", target_vendor = "apple")))]
+fn possible_domains(line: &str) -> Option<String> {
+    let mut words = line.split([';', '#']).next()?.split_whitespace();
+    let keyword = words.next().filter(|word| matches!(*word, "search" | "domain"))?;
+    let possible = |domain: &&str| {
+        let parsed = Name::from_str_relaxed(domain);
+        if let Err(error) = &parsed {
+            tracing::warn!(domain, %error, "a domain of resolv.conf is left out");
+        }
+        parsed.is_ok()
+    };
+    let domains: Vec<&str> = words.filter(possible).collect();
+    Some(if domains.is_empty() {
+        String::new()
+    } else {
+        format!("{keyword} {}", domains.join(" "))
     })
 }
 
