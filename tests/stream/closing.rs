@@ -367,3 +367,28 @@ fn a_reset_after_lose_connection_ends_the_waiting() {
     assert_last(&log, "lost: Reset");
     assert_eq!(count(&log, "lost: Reset"), 1);
 }
+
+#[test]
+fn an_adopted_connection_writes_ends_and_reads_to_the_end() {
+    let (reactor, log, got) = (reactor(), log(), Rc::default());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let near = std::net::TcpStream::connect(address).expect("a connection");
+    let (mut far, _) = listener.accept().expect("the other end");
+    let protocol = Recorder::new(&log).collect(&got).made(|transport| {
+        transport.write(&pattern(1 << 20))?;
+        transport.lose_write();
+        Ok(())
+    });
+    reactor.adopt_stream_connection(near, protocol).expect("adopted");
+    assert!(log.borrow().is_empty(), "inside the call");
+    let peer = std::thread::spawn(move || {
+        let all = read_all(&mut far);
+        far.write_all(b"an answer").expect("sent");
+        all
+    });
+    run(&reactor);
+    assert!(peer.join().expect("content") == pattern(1 << 20));
+    assert_eq!(*got.borrow(), b"an answer");
+    assert_eq!(*log.borrow(), ["made", "write lost", "read lost", "lost: Done"]);
+}
