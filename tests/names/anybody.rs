@@ -68,6 +68,33 @@ fn literals_and_localhost_are_answered_without_a_resolver() {
 }
 
 #[test]
+fn the_other_dots_of_idna_are_dots() {
+    let reactor = Reactor::new().unwrap();
+    reactor.set_resolver(Nobody);
+    let outcome = look_up(&reactor, "192\u{3002}0\u{ff0e}2\u{ff61}1", ResolveOptions::new());
+    assert_eq!(outcome.unwrap(), ips(&["192.0.2.1"]));
+    for name in ["db\u{3002}localhost", "db\u{ff0e}localhost\u{ff61}"] {
+        let mut outcome = look_up(&reactor, name, ResolveOptions::new()).unwrap();
+        outcome.sort();
+        assert_eq!(outcome, ips(&["127.0.0.1", "::1"]), "{name}");
+    }
+    for name in ["\u{3002}", "a\u{3002}\u{ff0e}b", "\u{ff61}a"] {
+        let error = look_up(&reactor, name, ResolveOptions::new()).unwrap_err();
+        assert!(matches!(error, ResolveError::InvalidName { .. }), "{name}: {error}");
+        assert_eq!(error.name(), name);
+    }
+    assert_eq!(reactor.stats().callback_panics, 0);
+    // A resolver has to do with full stops alone.
+    let keeper = Keeper::default();
+    let kept = Rc::clone(&keeper.kept);
+    reactor.set_resolver(keeper);
+    let told = Told::default();
+    begin(&reactor, "www\u{3002}example\u{ff0e}test", ResolveOptions::new(), &told);
+    turn_until(&reactor, || !kept.borrow().is_empty());
+    assert_eq!(kept.borrow()[0].0.name(), "www.example.test");
+}
+
+#[test]
 fn a_literal_of_the_family_that_is_not_wanted_is_not_found() {
     let reactor = Reactor::new().unwrap();
     let options = ResolveOptions::new().family(AddressFamily::V6);

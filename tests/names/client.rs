@@ -54,6 +54,25 @@ fn a_name_without_addresses_is_not_found() {
 }
 
 #[test]
+fn numbers_and_labels_with_dots_are_no_names_to_ask_for() {
+    let conf = "nameserver 127.0.0.1\nsearch one.test\n";
+    let site = Site::configured(conf, "", both);
+    for name in
+        ["127.1", "256.1.1.1", "1.2.3.4.", "7", "\u{ff11}\u{ff12}\u{ff17}.0.0.1", "a.\u{ff11}"]
+    {
+        let error = site.look_up(name).unwrap_err();
+        assert!(matches!(error, ResolveError::InvalidName { .. }), "{name}: {error}");
+    }
+    // One dot leader: compatible with a dot, and none.
+    let error = site.look_up("a\u{2024}b").unwrap_err();
+    assert!(matches!(error, ResolveError::InvalidName { .. }), "{error}");
+    assert!(site.log.borrow().is_empty());
+    for name in ["7.test", "1.2.3.4.in-addr.arpa", "3com", "x7"] {
+        site.look_up(name).unwrap();
+    }
+}
+
+#[test]
 fn a_server_that_cannot_answer_is_a_failure_and_no_absence() {
     let site = Site::new(|_| Reply::Code(SERVFAIL));
     let error = site.look_up("broken.test").unwrap_err();

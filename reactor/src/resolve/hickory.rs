@@ -252,7 +252,17 @@ fn sorted(inner: &Inner, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 /// The name as DNS writes it.
 fn parse(name: &str) -> Result<Name, Failing> {
     let parsed = if name.is_ascii() { Name::from_ascii(name) } else { Name::from_utf8(name) };
-    parsed.map_err(|_| Failing::InvalidName("it has no form in ASCII (RFC 5890)"))
+    let parsed = parsed.map_err(|_| Failing::InvalidName("it has no form in ASCII (RFC 5890)"))?;
+    if parsed.iter().any(|label| label.contains(&b'.')) {
+        return Err(Failing::InvalidName("one of its labels has a dot in it"));
+    }
+    // No domain is called that; asked with the search list, it would be told to others.
+    if parsed.iter().next_back().is_some_and(|label| label.iter().all(u8::is_ascii_digit)) {
+        let reason =
+            "its last label is a number: write an IPv4 address as four, without a final dot";
+        return Err(Failing::InvalidName(reason));
+    }
+    Ok(parsed)
 }
 
 impl Client {

@@ -1,5 +1,6 @@
 //! What a name says by itself: an address, this host, or nothing that could be looked up.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::sys;
@@ -18,7 +19,14 @@ pub(super) enum Literal {
     Invalid(&'static str),
 }
 
-/// Reads a name. Addresses have port 0.
+/// The name with full stops in place of the other dots that IDNA has (RFC 3490 section 3.1): what
+/// is between two of any kind is a label.
+pub(super) fn with_full_stops(name: &str) -> Cow<'_, str> {
+    const DOTS: [char; 3] = ['\u{3002}', '\u{ff0e}', '\u{ff61}'];
+    if name.contains(DOTS) { name.replace(DOTS, ".").into() } else { name.into() }
+}
+
+/// Reads a name that has no dots but full stops. Addresses have port 0.
 pub(super) fn read(name: &str) -> Literal {
     if let Ok(address) = name.parse::<IpAddr>() {
         return Literal::Addresses(vec![(address, 0).into()]);

@@ -29,6 +29,7 @@ mod runtime;
 #[cfg(feature = "dns")]
 mod sockets;
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -130,10 +131,11 @@ fn default_resolver() -> Box<dyn Resolve> {
 impl Inner {
     /// The first step of a lookup, from the loop.
     fn begin_lookup(self: &Rc<Self>, key: Key) {
-        let Some(query) = self.names.lookups.borrow().get(key).map(|lookup| lookup.query.clone())
-        else {
-            return;
-        };
+        let query = self.names.lookups.borrow().get(key).map(|lookup| lookup.query.clone());
+        let Some(mut query) = query else { return };
+        if let Cow::Owned(name) = literal::with_full_stops(&query.name) {
+            query.name = name.into();
+        }
         match literal::read(query.name()) {
             Literal::Addresses(mut addresses) => {
                 addresses.retain(|address| query.family.contains(address.ip()));

@@ -173,8 +173,9 @@ impl Query {
         self.id
     }
 
-    /// The name, as it was given: of labels of 1 to 63 bytes, 253 in all, perhaps with a final
-    /// dot, of letters, digits, hyphens, underscores and what lies outside ASCII.
+    /// The name, as it was given, but with full stops for the other dots of IDNA (RFC 3490 section
+    /// 3.1): of labels of 1 to 63 bytes, 253 in all, perhaps with a final dot, of letters, digits,
+    /// hyphens, underscores and what lies outside ASCII.
     pub fn name(&self) -> &str {
         &self.name
     }
