@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use super::port::{Port, Readiness, drop_guarded, retire};
+use super::closing::{drop_guarded, retire};
+use super::port::{Port, Readiness};
 use super::{DatagramKey, DatagramProtocol, DatagramTransport, Tuning, UdpOptions};
 use crate::Handle;
 use crate::callback::{Failure, guarded, panic_message};

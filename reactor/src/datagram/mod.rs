@@ -7,6 +7,7 @@
 //! [`multicast`] opens ports for groups and joins them: [`groups`] minds the memberships, and
 //! [`interface`] says where.
 
+mod closing;
 mod delivery;
 mod family;
 mod groups;
@@ -37,13 +38,14 @@ pub use received::{Datagram, DatagramInfo, ReadDatagram};
 pub use send_options::SendOptions;
 pub use transport::{DatagramKey, DatagramTransport};
 
+pub(crate) use closing::close_port;
 pub(crate) use delivery::service;
 pub(crate) use listen::StartError;
 #[cfg(feature = "testing")]
 pub(crate) use listen::{start, vacancy};
 pub(crate) use options::{Tuning, buffer_size, check_ttl, within};
 pub(crate) use outbox::{Completion, Storage};
-pub(crate) use port::{Port, Readiness, close_port};
+pub(crate) use port::{Port, Readiness};
 
 /// The place of a source that is not known yet.
 const UNSPECIFIED: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
