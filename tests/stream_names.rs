@@ -253,6 +253,22 @@ fn an_answer_that_comes_with_the_stop_does_not_reach_the_next_attempt() {
 }
 
 #[test]
+fn a_reactor_that_stops_cancels_the_lookup_and_tells_the_factory() {
+    let _watchdog = watchdog();
+    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
+    let asked = resolver(&reactor, |handle, family, answer| {
+        if family == AddressFamily::V4 {
+            handle.stop();
+        }
+        Some(answer)
+    });
+    reactor.connect_tcp("host.test:80", client(&log)).expect("an attempt");
+    run(&reactor);
+    assert_eq!(*log.borrow(), ["Interrupted: the attempt to connect was given up"]);
+    assert!(asked.borrow().owed.iter().all(|answer| !answer.is_wanted()));
+}
+
+#[test]
 fn the_timeout_of_the_attempt_covers_the_lookup() {
     let _watchdog = watchdog();
     let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());

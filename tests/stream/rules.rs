@@ -278,3 +278,21 @@ fn a_peer_that_lets_nothing_through_times_out_as_the_system_says() {
     });
     assert_eq!(*log.borrow(), ["made", "pause", "lost: TimedOut"]);
 }
+
+#[test]
+fn a_reset_is_the_reason_though_a_callback_failed_of_it() {
+    let log = log();
+    let (send, gone) = channel();
+    let server = Recorder::new(&log).made(move |transport| {
+        gone.recv()?;
+        loop {
+            transport.write(&[0; 1 << 20])?;
+            let _ = transport.flush();
+        }
+    });
+    against(server, move |stream| {
+        reset(stream);
+        send.send(()).expect("waited for");
+    });
+    assert_eq!(*log.borrow(), ["made", "lost: Reset"]);
+}

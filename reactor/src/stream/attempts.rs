@@ -231,7 +231,8 @@ pub(super) fn give_up(inner: &Inner, key: Key, error: ConnectError) {
     end(&mut inner.core.borrow_mut(), key, error);
 }
 
-fn end(core: &mut Core, key: Key, error: ConnectError) {
+/// As [`give_up`].
+pub(super) fn end(core: &mut Core, key: Key, error: ConnectError) {
     if let Some(client) = core.streams.connectors.get_mut(key)
         && client.state == ConnectorState::Connecting
         && !std::mem::replace(&mut client.ending, true)

@@ -214,6 +214,10 @@ fn close(inner: &Rc<Inner>, key: Key) {
 /// The reactor stops: listeners and attempts end, connections are closed in order.
 pub(crate) fn begin_shutdown(inner: &Inner) {
     let core = &mut *inner.core.borrow_mut();
+    // With those that have no socket yet, because their host is being looked up.
+    for key in core.streams.connectors.keys().collect::<Vec<_>>() {
+        attempts::end(core, key, ConnectError::Cancelled);
+    }
     let agenda = &mut core.agenda;
     for key in core.streams.listeners.keys().collect::<Vec<_>>() {
         if let Some(listener) = core.streams.listeners.get_mut(key) {
@@ -222,12 +226,6 @@ pub(crate) fn begin_shutdown(inner: &Inner) {
     }
     for key in core.streams.connections.keys().collect::<Vec<_>>() {
         let Some(connection) = core.streams.connections.get_mut(key) else { continue };
-        if connection.phase == Phase::Connecting
-            && let Origin::Connector(connector) = connection.origin
-        {
-            let notice = StreamNotice::ConnectFailed(connector, ConnectError::Cancelled);
-            agenda.notices.push_back(notice.into());
-        }
         connection.lose(agenda);
         connection.settle(agenda);
     }

@@ -430,7 +430,13 @@ impl Connection {
     /// if the peer takes it in time.
     pub(crate) fn fail(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
-            self.failure.get_or_insert(reason);
+            // A callback that failed of a write that failed: what broke the connection is told.
+            let is_consequence = self.write_error.is_some()
+                && matches!(&reason, ConnectionLost::Failed(error)
+                    if matches!(error.downcast_ref(), Some(WriteError::Closed)));
+            if !is_consequence {
+                self.failure.get_or_insert(reason);
+            }
             self.lose(agenda);
             if !self.lingering {
                 self.linger(agenda);
