@@ -66,6 +66,8 @@ pub(crate) struct Shutdown {
     deadline: Cell<Option<Instant>>,
     /// Nothing is waited for any more.
     forced: Cell<bool>,
+    /// The ports were told to stop.
+    stopped: Cell<bool>,
 }
 
 impl Shutdown {
@@ -78,6 +80,7 @@ impl Shutdown {
             limit: Cell::new(DEFAULT_LIMIT),
             deadline: Cell::new(None),
             forced: Cell::new(false),
+            stopped: Cell::new(false),
         }
     }
 
@@ -104,6 +107,7 @@ impl Shutdown {
         self.deadline.set(now.checked_add(self.limit.get()));
         if stage == Stage::Open {
             self.forced.set(false);
+            self.stopped.set(false);
         }
     }
 
@@ -131,7 +135,9 @@ impl Inner {
         match shutdown.stage.get() {
             Stage::Open => false,
             Stage::Before => shutdown.forced.get() || shutdown.holds.get() == 0,
-            Stage::During => shutdown.forced.get() || !self.has_jobs(),
+            Stage::During => {
+                shutdown.forced.get() || !(self.has_jobs() || crate::stream::is_flushing(self))
+            }
             Stage::After => true,
         }
     }
@@ -223,8 +229,10 @@ impl Reactor {
                     if inner.has_panic() {
                         return Step::Left;
                     }
-                    self.stop_ports();
-                    inner.cancel_waiting_jobs();
+                    if !shutdown.stopped.replace(true) {
+                        self.stop_ports();
+                        inner.cancel_waiting_jobs();
+                    }
                     self.notices();
                     if inner.stop.take() == Stop::Crash {
                         shutdown.force();
@@ -235,6 +243,7 @@ impl Reactor {
                     if let Some(left) = inner.shutdown_waits() {
                         return Step::Turn(Some(left));
                     }
+                    self.end_connections();
                     inner.end_threads();
                     shutdown.enter(Stage::After, inner.now());
                 }
@@ -253,7 +262,7 @@ impl Reactor {
         }
     }
 
-    /// Tells every open port to stop, and waits until each has.
+    /// Tells every open port and connection to stop, and waits until each port has.
     fn stop_ports(&self) {
         let inner = &*self.inner;
         {
@@ -265,12 +274,20 @@ impl Reactor {
             }
         }
         crate::stream::begin_shutdown(inner);
+        while !inner.core.borrow().ports.is_empty() {
+            self.notices();
+        }
+        // The completions of the last ones.
         self.notices();
+    }
+
+    /// What is left of the connections ends: they have flushed, or were waited for long enough.
+    fn end_connections(&self) {
+        let inner = &*self.inner;
         crate::stream::end_shutdown(inner);
         while !inner.is_empty() {
             self.notices();
         }
-        // The completions of the last ones.
         self.notices();
     }
 }

@@ -12,6 +12,7 @@ use strand_reactor::{
 
 use ShutdownPhase::{After, Before, During};
 
+mod streams;
 #[path = "../common/watchdog.rs"]
 mod watchdog;
 use watchdog::watchdog;

@@ -231,6 +231,13 @@ pub(crate) fn begin_shutdown(inner: &Inner) {
     }
 }
 
+/// Whether a connection has output that the system has not taken.
+pub(crate) fn is_flushing(inner: &Inner) -> bool {
+    let core = inner.core.borrow();
+    let connections = &core.streams.connections;
+    connections.keys().any(|key| connections.get(key).is_some_and(|one| !one.queue.is_empty()))
+}
+
 /// What is left of them ends after one more flush.
 pub(crate) fn end_shutdown(inner: &Inner) {
     let core = &mut *inner.core.borrow_mut();

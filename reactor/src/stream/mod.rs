@@ -42,7 +42,7 @@ pub use options::{AcceptBudget, ConnectOptions, KeepAlive, TcpOptions};
 pub use protocol::Protocol;
 pub use transport::{StreamKey, Transport};
 
-pub(crate) use closing::{begin_shutdown, end_shutdown, notice};
+pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, notice};
 pub(crate) use connection::Connection;
 pub(crate) use delivery::{due, event, flush_dirty, ready};
 pub(crate) use listener::Listener;
