@@ -165,6 +165,25 @@ fn completions_come_before_connection_lost() {
 }
 
 #[test]
+fn cancelled_completions_come_before_connection_lost_too() {
+    let log = log();
+    let inner = Rc::clone(&log);
+    let server = Recorder::new(&log).made(move |transport| {
+        for _ in 0..32 {
+            let log = Rc::clone(&inner);
+            transport.write_then(&[1; 1000], move |_| note(&log, "completed"))?;
+        }
+        transport.abort_connection();
+        Ok(())
+    });
+    against(server, |mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    assert_eq!(count(&log, "completed"), 32);
+    assert_last(&log, "lost: Aborted");
+}
+
+#[test]
 fn exactly_the_high_watermark_does_not_pause_and_one_more_does() {
     let log = log();
     let inner = Rc::clone(&log);

@@ -168,7 +168,11 @@ pub(crate) fn retire(core: &mut Core, key: Key) -> Option<Connection> {
 
 /// The end of a connection: its socket is closed, then its protocol and its maker are told.
 fn close(inner: &Rc<Inner>, key: Key) {
-    let connection = retire(&mut inner.core.borrow_mut(), key);
+    let (connection, completions) = {
+        let core = &mut *inner.core.borrow_mut();
+        let before = core.agenda.notices.len();
+        (retire(core, key), core.agenda.notices.split_off(before))
+    };
     let Some(mut connection) = connection else { return };
     if let Some(timer) = connection.timer.take() {
         let _ = timer.cancel();
@@ -184,7 +188,16 @@ fn close(inner: &Rc<Inner>, key: Key) {
     tracing::debug!(connection = %label, %reason, "closed");
     let cancelled =
         unsent.into_iter().map(|done| Notice::Written(done, Err(WriteError::Cancelled)));
-    inner.core.borrow_mut().agenda.notices.extend(cancelled);
+    // The writers are told before the protocol is: the loss is the last that is heard.
+    for notice in completions.into_iter().chain(cancelled) {
+        let Notice::Written(done, result) = notice else {
+            inner.core.borrow_mut().agenda.notices.push_back(notice);
+            continue;
+        };
+        if let Err(failure) = guarded(|| done(result)) {
+            unheard(inner, &label, "write completion", failure);
+        }
+    }
     for mut layer in layers {
         let outcome = guarded(|| {
             layer.lost(&reason);
