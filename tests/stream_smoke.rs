@@ -320,7 +320,12 @@ fn a_connection_goes_on_receiving_after_it_ended_what_it_sends() {
             stream.write_all(b"thanks").expect("sent");
         },
     );
-    assert_eq!(*log.borrow(), ["made", "write lost", "thanks", "read lost", "lost: Done"]);
+    // The answer may come in before the end of our own words is told.
+    let mut told = log.borrow().clone();
+    let ended = told.iter().position(|what| what == "write lost").expect("told");
+    assert!(ended < 4, "{told:?}");
+    told.remove(ended);
+    assert_eq!(told, ["made", "thanks", "read lost", "lost: Done"]);
 }
 
 #[test]
