@@ -7,32 +7,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use program::{Program, loopbacks, root, serve, start, works};
+use program::{Program, has_python, loopbacks, python, serve, start, twisted_python, works};
 
 /// The `tcp_echo` example on a loopback address: the program, and its host and port.
 fn echo(address: &str) -> (Program, String, String) {
     let (program, address) = serve("tcp_echo", &["--listen", address], "echoing on ");
     (program, address.ip().to_string(), address.port().to_string())
-}
-
-fn has_python() -> bool {
-    works(Command::new("python3").args(["-c", "import asyncio, socket"]), "python3")
-}
-
-/// A Python with Twisted, or none, with the reason printed. One that was named must work.
-fn twisted_python() -> Option<PathBuf> {
-    let named = std::env::var_os("STRAND_TWISTED_PYTHON").map(PathBuf::from);
-    let is_named = named.is_some();
-    let python = named.unwrap_or_else(|| root().join("target/venv/bin/python"));
-    let works = works(Command::new(&python).args(["-c", "import twisted"]), "Twisted");
-    assert!(works || !is_named, "no Twisted in STRAND_TWISTED_PYTHON={}", python.display());
-    works.then_some(python)
-}
-
-/// Runs a Python program that ends by itself, and returns what it printed.
-fn python(python: impl Into<PathBuf>, program: &str, arguments: &[&str]) -> Vec<String> {
-    let mut command = Command::new(python.into());
-    Program::start(command.args(["-c", program]).args(arguments)).finish().succeeded()
 }
 
 /// Lines of text of about this many bytes in all.

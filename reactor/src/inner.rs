@@ -152,12 +152,12 @@ impl Inner {
         Ok(Running(self))
     }
 
-    pub(crate) fn take_posted(&self) -> (VecDeque<RemoteCall>, bool) {
+    pub(crate) fn take_posted(&self) -> VecDeque<RemoteCall> {
         let (calls, stop) = self.mailbox.collect();
         if stop {
             self.request_stop(Stop::Orderly);
         }
-        (calls, stop)
+        calls
     }
 
     /// What was asked for, also by other threads. Their calls stay where they are, and so need

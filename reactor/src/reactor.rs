@@ -197,7 +197,7 @@ impl Reactor {
     /// Tells, as `due_timers` does, whether anything was called.
     fn posted_calls(&self) -> bool {
         let inner = &self.inner;
-        let (remote, _) = inner.take_posted();
+        let remote = inner.take_posted();
         let local = std::mem::take(&mut inner.core.borrow_mut().agenda.calls);
         let mut calls: VecDeque<Call> = local;
         calls.extend(remote.into_iter().map(|call| -> Call { call }));

@@ -216,3 +216,24 @@ pub fn works(command: &mut Command, what: &str) -> bool {
 pub fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
+
+/// Whether there is a Python; prints the reason where it is missing.
+pub fn has_python() -> bool {
+    works(Command::new("python3").args(["-c", "import asyncio, socket"]), "python3")
+}
+
+/// A Python with Twisted, or none, with the reason printed. One that was named must work.
+pub fn twisted_python() -> Option<PathBuf> {
+    let named = env::var_os("STRAND_TWISTED_PYTHON").map(PathBuf::from);
+    let is_named = named.is_some();
+    let python = named.unwrap_or_else(|| root().join("target/venv/bin/python"));
+    let works = works(Command::new(&python).args(["-c", "import twisted"]), "Twisted");
+    assert!(works || !is_named, "no Twisted in STRAND_TWISTED_PYTHON={}", python.display());
+    works.then_some(python)
+}
+
+/// Runs a Python program that ends by itself, and returns what it printed.
+pub fn python(python: impl Into<PathBuf>, program: &str, arguments: &[&str]) -> Vec<String> {
+    let mut command = Command::new(python.into());
+    Program::start(command.args(["-c", program]).args(arguments)).finish().succeeded()
+}
