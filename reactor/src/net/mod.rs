@@ -97,10 +97,12 @@ pub(crate) trait Driver {
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, OpenError>;
 
-    /// Takes over a listening stream socket made elsewhere.
+    /// Takes over a listening stream socket made elsewhere. One that is shared is made
+    /// non-blocking all the same: an accept cannot be, by itself.
     fn adopt_listener(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn ListenSocket>, AdoptError>;
 
@@ -108,6 +110,7 @@ pub(crate) trait Driver {
     fn adopt_stream(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, AdoptError>;
 
