@@ -13,6 +13,8 @@
 //! * A socket is registered with its driver from its birth, and is deregistered and closed when
 //!   the last `Rc` of it goes.
 
+#[cfg(test)]
+pub(crate) mod memory;
 pub(crate) mod os;
 #[cfg(feature = "testing")]
 pub(crate) mod script;

@@ -14,6 +14,8 @@ mod connection;
 mod connector;
 mod delivery;
 mod factory;
+#[cfg(test)]
+mod fault_tests;
 mod happy_eyeballs;
 mod layer;
 mod listen;
