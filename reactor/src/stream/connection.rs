@@ -228,6 +228,11 @@ impl Connection {
             && self.write_error.is_none()
     }
 
+    /// Whether nothing can be sent any more, whatever waits.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.phase != Phase::Open || self.write_error.is_some()
+    }
+
     /// Flushes, and does what waited for the flush.
     pub(crate) fn settle(&mut self, agenda: &mut Agenda) {
         if self.phase != Phase::Open {
