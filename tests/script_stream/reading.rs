@@ -1,6 +1,7 @@
 //! What reads and events may say, in what order.
 
 use strand_reactor::testing::StreamEvent;
+use strand_reactor::{Flow, StreamLayer};
 
 use crate::support::Stage;
 use crate::support::errno::*;
@@ -207,4 +208,47 @@ fn an_event_for_a_connection_that_is_gone_is_stale() {
     stage.raise(StreamEvent::END.and(StreamEvent::ERROR));
     assert_eq!(stage.reactor.stats().stale_events, stale + 1);
     stage.expect(&[]);
+}
+
+/// Capitals in what is received, and a mark at its end.
+struct Capitals;
+
+impl StreamLayer for Capitals {
+    fn received(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(&data.to_ascii_uppercase());
+        Ok(())
+    }
+
+    fn read_ended(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(b"!");
+        flow.end_reading();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_layer_pushed_by_the_protocol_sees_all_that_is_read_after() {
+    let _watchdog = watchdog();
+    for end in [false, true] {
+        let stage = Stage::with(|recorder| {
+            recorder.on_data(|transport, data| {
+                if data == b"start" {
+                    transport.push_layer(Capitals)?;
+                }
+                Ok(())
+            })
+        });
+        stage.script.receive(b"start");
+        if end {
+            stage.script.receive_end();
+        } else {
+            stage.script.receive(b"more");
+        }
+        // Read to the end, in one delivery.
+        stage.raise(StreamEvent::END);
+        match end {
+            true => stage.expect(&["data start", "data !", "read lost"]),
+            false => stage.expect(&["data start", "data MORE"]),
+        }
+    }
 }
