@@ -1,6 +1,6 @@
 //! What reads and events may say, in what order.
 
-use strand_reactor::testing::StreamEvent;
+use strand_reactor::testing::{StreamEvent, WriteStep};
 use strand_reactor::{Flow, StreamLayer};
 
 use crate::support::Stage;
@@ -249,6 +249,38 @@ fn a_layer_pushed_by_the_protocol_sees_all_that_is_read_after() {
         match end {
             true => stage.expect(&["data start", "data !", "read lost"]),
             false => stage.expect(&["data start", "data MORE"]),
+        }
+    }
+}
+
+#[test]
+fn what_arrived_before_an_error_passes_the_layers_before_it() {
+    let _watchdog = watchdog();
+    let layered = || {
+        let stage = Stage::new();
+        stage.transport.push_layer(Capitals).expect("open");
+        stage.turns(1);
+        stage.script.receive(b"last ");
+        stage.script.receive(b"words");
+        stage
+    };
+    let stage = layered();
+    stage.script.receive_error(ECONNRESET);
+    stage.raise(StreamEvent::END.and(StreamEvent::ERROR));
+    stage.expect(&["data LAST WORDS", "lost: Reset"]);
+
+    // An error of a write, after which the rest is read.
+    for end in [false, true] {
+        let stage = layered();
+        if end {
+            stage.script.receive_end();
+        }
+        stage.script.answer_write(WriteStep::Fail(EPIPE));
+        stage.transport.write(b"hello").expect("open");
+        stage.turns(4);
+        match end {
+            true => stage.expect(&["data LAST WORDS!", "read lost", "lost: Reset"]),
+            false => stage.expect(&["data LAST WORDS", "lost: Reset"]),
         }
     }
 }

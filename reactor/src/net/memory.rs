@@ -66,6 +66,8 @@ pub(crate) struct Net {
     room: usize,
     /// Something was broken for good.
     broken: Cell<bool>,
+    /// Bytes read by the ends that accepted, and by those that connected.
+    read: [Cell<usize>; 2],
 }
 
 impl Net {
@@ -77,12 +79,18 @@ impl Net {
             port: Cell::new(1000),
             room,
             broken: Cell::new(false),
+            read: Default::default(),
         })
     }
 
     /// Whether a connection, or an attempt, was broken.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.get()
+    }
+
+    /// Bytes that were read from the sockets that accepted, and from those that connected.
+    pub(crate) fn bytes_read(&self) -> [usize; 2] {
+        self.read.each_ref().map(Cell::get)
     }
 
     fn raise(&self, token: usize, readable: bool, writable: bool, gone: [bool; 2]) {
@@ -332,6 +340,8 @@ struct End {
     far: Rc<Place>,
     near_address: SocketAddr,
     far_address: SocketAddr,
+    /// 0 for one that accepted, 1 for one that connected.
+    side: usize,
     reset: Cell<bool>,
     shut: Cell<bool>,
 }
@@ -345,6 +355,7 @@ impl End {
                 far: Rc::clone(&places[1 - at]),
                 near_address,
                 far_address,
+                side: 1 - at,
                 reset: Cell::default(),
                 shut: Cell::default(),
             })
@@ -410,6 +421,8 @@ impl StreamSocket for End {
         let len = net.chance.part(there).min(buffer.len());
         buffer[..len].copy_from_slice(&arriving.make_contiguous()[..len]);
         arriving.drain(..len);
+        let read = &net.read[self.side];
+        read.set(read.get() + len);
         if len < there && len < buffer.len() {
             // The rest arrives right after the call.
             self.place.raise(true, false);

@@ -60,6 +60,7 @@ fn case() -> impl Strategy<Value = Case> {
 struct Done {
     lose: bool,
     abort: bool,
+    pause: bool,
     wait: bool,
 }
 
@@ -98,6 +99,7 @@ fn play(case: &Case) -> Stage {
         let open = end.lost.borrow().is_empty();
         done.lose |= open && matches!(op, Op::Lose);
         done.abort |= open && matches!(op, Op::Abort);
+        done.pause |= open && matches!(op, Op::Pause);
         done.wait |= open && matches!(op, Op::Wait(_));
         end.act(op, &reactor);
     }
@@ -135,6 +137,9 @@ fn check(case: &Case, stage: &Stage) -> Result<(), TestCaseError> {
                 prop_assert_eq!(end.received.get(), other.written.get());
             }
         }
+        // What was read is delivered, whatever failed after it.
+        let left_alone = !done[at].lose && !done[at].abort && !done[at].pause;
+        prop_assert!(!left_alone || end.received.get() == net.bytes_read()[at]);
         // An end in order, unasked, is one after the last byte that the peer was promised.
         if let Some(lost) = lost.first()
             && lost.is_clean()
