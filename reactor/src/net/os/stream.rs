@@ -151,7 +151,9 @@ impl ListenSocket for OsListener {
         let peer = ip(peer)?;
         let stream = OsStream::new(fd.into(), self.registration.sibling(token))?;
         for &option in &self.options {
-            set_option(&stream.socket, option)?;
+            // Some systems refuse that of a connection that is gone already: no fault of the port.
+            set_option(&stream.socket, option)
+                .map_err(|_| io::Error::from_raw_os_error(libc::ECONNABORTED))?;
         }
         stream.registration.register_stream(stream.socket.as_fd())?;
         Ok((Rc::new(stream), peer))
