@@ -368,3 +368,20 @@ fn name(option: StreamOption) -> &'static str {
 fn ip(address: Option<SocketAddr>) -> io::Result<SocketAddr> {
     address.ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_opened_once_however_often_it_is_asked_for() {
+        let mut reserve = None;
+        keep_reserve(&mut reserve);
+        let first = reserve.as_ref().map(AsRawFd::as_raw_fd);
+        assert!(first.is_some());
+        keep_reserve(&mut reserve);
+        assert_eq!(reserve.as_ref().map(AsRawFd::as_raw_fd), first);
+    }
+}
