@@ -242,22 +242,16 @@ impl Connection {
     pub(crate) fn send(&mut self, more: &[IoSlice<'_>], agenda: &mut Agenda) -> (usize, usize) {
         let (mut piece, mut offset) = (0, 0);
         loop {
-            let result = {
-                let mut out = [IoSlice::new(&[]); PIECES];
-                let mut count = self.queue.pieces(&mut out);
-                let mut from = offset;
-                for data in more.iter().skip(piece) {
-                    if count == PIECES {
-                        break;
-                    }
-                    out[count] = IoSlice::new(&data[std::mem::take(&mut from)..]);
-                    count += 1;
-                }
-                match &out[..count] {
-                    out if out.iter().all(|piece| piece.is_empty()) => break,
-                    [single] => self.socket.write(single),
-                    several => self.socket.write_vectored(several),
-                }
+            let rest = more.get(piece..).unwrap_or_default();
+            let result = match (self.queue.front(), rest) {
+                ([], []) => break,
+                ([], [single]) if single.len() == offset => break,
+                ([], [single]) => self.socket.write(&single[offset..]),
+                (front, []) if front.len() == self.queue.bytes() => self.socket.write(front),
+                _ => match self.write_pieces(rest, offset) {
+                    Some(result) => result,
+                    None => break,
+                },
             };
             match result {
                 Ok(taken) => {
@@ -291,6 +285,23 @@ impl Connection {
         }
         self.tell_written(agenda);
         (piece, offset)
+    }
+
+    /// Offers the first pieces of the queue and of `more`, whose first is to begin at `offset`.
+    /// `None` if all are empty.
+    #[inline(never)]
+    fn write_pieces(&self, more: &[IoSlice<'_>], mut offset: usize) -> Option<io::Result<usize>> {
+        let mut out = [IoSlice::new(&[]); PIECES];
+        let mut count = self.queue.pieces(&mut out);
+        for (place, data) in out[count..].iter_mut().zip(more) {
+            *place = IoSlice::new(&data[std::mem::take(&mut offset)..]);
+            count += 1;
+        }
+        let out = &out[..count];
+        if out.iter().all(|piece| piece.is_empty()) {
+            return None;
+        }
+        Some(self.socket.write_vectored(out))
     }
 
     /// Queues the completions of what the system has taken.

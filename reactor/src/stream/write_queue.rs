@@ -82,6 +82,12 @@ impl WriteQueue {
         self.marks.push_back(Mark { end, len, completion });
     }
 
+    /// The first piece; empty if there is none.
+    #[inline]
+    pub(crate) fn front(&self) -> &[u8] {
+        self.chunks.front().map_or(&[], |chunk| &chunk[self.head..])
+    }
+
     /// The first pieces; how many were put into `pieces`.
     pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> usize {
         let mut count = 0;
