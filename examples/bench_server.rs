@@ -7,11 +7,14 @@
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use clap::Parser;
 use strand_reactor::{
     Datagram, DatagramProtocol, DatagramTransport, Handle, PeerAddr, Protocol, Reactor, TcpOptions,
-    Transport,
+    Transport, UdpOptions,
 };
 
 /// Serves one kind of load on 127.0.0.1 until it is killed.
@@ -32,6 +35,12 @@ struct Arguments {
     kind: String,
     /// The port to listen on; 0 lets the system choose, and the first line printed tells which
     port: u16,
+    /// Spin for so long before sleeping
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    busy_poll: u64,
+    /// Serve with this many reactors, each on a thread of its own, pinned to a core
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    workers: usize,
 }
 
 /// `EX_USAGE` of sysexits(3): the bench skips what a server does not offer.
@@ -53,9 +62,14 @@ impl DatagramProtocol for UdpEcho {
     }
 }
 
+/// What one worker counted, on a cache line of its own: only that worker writes to it.
 #[derive(Default)]
+#[repr(align(64))]
+struct Count(AtomicU64);
+
 struct UdpSink {
-    count: u64,
+    counts: Arc<[Count]>,
+    worker: usize,
 }
 
 impl DatagramProtocol for UdpSink {
@@ -65,9 +79,11 @@ impl DatagramProtocol for UdpSink {
         datagram: Datagram<'_>,
     ) -> anyhow::Result<()> {
         if datagram.payload() == b"STAT" {
-            transport.write_to(&self.count.to_le_bytes(), datagram.source())?;
+            let sum: u64 = self.counts.iter().map(|count| count.0.load(Relaxed)).sum();
+            transport.write_to(&sum.to_le_bytes(), datagram.source())?;
         } else {
-            self.count += 1;
+            let count = &self.counts[self.worker].0;
+            count.store(count.load(Relaxed) + 1, Relaxed);
         }
         Ok(())
     }
@@ -101,28 +117,77 @@ impl Protocol for TcpSink {
     }
 }
 
-/// Opens the port of a kind; `None` if there is no such kind.
-fn listen(handle: &Handle, kind: &str, port: u16) -> anyhow::Result<Option<u16>> {
-    let address = (Ipv4Addr::LOCALHOST, port);
-    let stream = || TcpOptions::from(address).backlog(BACKLOG);
-    let bound = match kind {
-        "udp-echo" => handle.listen_udp(address, UdpEcho)?.local_addr()?,
-        "udp-sink" => handle.listen_udp(address, UdpSink::default())?.local_addr()?,
-        "tcp-echo" => handle.listen_tcp(stream(), |_: PeerAddr| Some(TcpEcho))?.local_addr()?,
-        "tcp-sink" => handle.listen_tcp(stream(), |_: PeerAddr| Some(TcpSink))?.local_addr()?,
-        _ => return Ok(None),
-    };
-    Ok(Some(bound.port()))
+#[derive(Clone, Copy)]
+enum Kind {
+    UdpEcho,
+    UdpSink,
+    TcpEcho,
+    TcpSink,
+}
+
+impl Kind {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "udp-echo" => Self::UdpEcho,
+            "udp-sink" => Self::UdpSink,
+            "tcp-echo" => Self::TcpEcho,
+            "tcp-sink" => Self::TcpSink,
+            _ => return None,
+        })
+    }
+}
+
+/// What the workers have in common.
+struct Service {
+    kind: Kind,
+    /// The port, once it is known.
+    port: AtomicU16,
+    workers: usize,
+    counts: Arc<[Count]>,
+}
+
+impl Service {
+    /// Opens the port for a worker, and returns its number.
+    fn listen(&self, handle: &Handle, worker: usize) -> anyhow::Result<u16> {
+        let address = (Ipv4Addr::LOCALHOST, self.port.load(Relaxed));
+        let shared = self.workers > 1;
+        let udp = UdpOptions::from(address).reuse_port(shared);
+        let tcp = TcpOptions::from(address).backlog(BACKLOG).reuse_port(shared);
+        let bound = match self.kind {
+            Kind::UdpEcho => handle.listen_udp(udp, UdpEcho)?.local_addr()?,
+            Kind::UdpSink => {
+                let sink = UdpSink { counts: Arc::clone(&self.counts), worker };
+                handle.listen_udp(udp, sink)?.local_addr()?
+            }
+            Kind::TcpEcho => handle.listen_tcp(tcp, |_: PeerAddr| Some(TcpEcho))?.local_addr()?,
+            Kind::TcpSink => handle.listen_tcp(tcp, |_: PeerAddr| Some(TcpSink))?.local_addr()?,
+        };
+        self.port.store(bound.port(), Relaxed);
+        Ok(bound.port())
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
-    let reactor = Reactor::new()?;
-    let Some(port) = listen(&reactor, &arguments.kind, arguments.port)? else {
-        eprintln!("no kind {:?}: there are udp-echo, udp-sink, tcp-echo, tcp-sink", arguments.kind);
+    let Arguments { kind: name, port, busy_poll, workers } = Arguments::parse();
+    let Some(kind) = Kind::named(&name) else {
+        eprintln!("no kind {name:?}: there are udp-echo, udp-sink, tcp-echo, tcp-sink");
         return Ok(NOT_OFFERED.into());
     };
-    println!("{} on 127.0.0.1:{port}", arguments.kind);
-    reactor.run()?;
+    let counts = (0..workers).map(|_| Count::default()).collect();
+    let service = Service { kind, port: AtomicU16::new(port), workers, counts };
+    let builder = Reactor::builder().busy_poll(Duration::from_micros(busy_poll));
+    if workers == 1 {
+        let reactor = builder.build()?;
+        println!("{name} on 127.0.0.1:{}", service.listen(&reactor, 0)?);
+        reactor.run()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    builder.run_per_core(workers, |handle, worker| {
+        let port = service.listen(handle, worker)?;
+        if worker + 1 == workers {
+            println!("{name} on 127.0.0.1:{port} with {workers} workers");
+        }
+        Ok(())
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -89,3 +89,48 @@ fn the_kinds_are_described_by_the_help() {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
 }
+
+#[test]
+fn options_change_nothing_in_what_is_served() {
+    let arguments = ["udp-echo", "0", "--busy-poll", "50"];
+    let (_program, server) = serve("bench_server", &arguments, "udp-echo on ");
+    assert_echoes(server, b"hello");
+
+    let arguments = ["tcp-echo", "0", "--workers", "2"];
+    let (_program, server) = serve("bench_server", &arguments, "tcp-echo on ");
+    for _ in 0..16 {
+        let mut stream = connect(server);
+        stream.write_all(b"hello").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).unwrap();
+        assert_eq!(back, b"hello");
+    }
+}
+
+#[test]
+fn the_sink_of_two_workers_tells_the_count_of_both() {
+    let arguments = ["udp-sink", "0", "--workers", "2"];
+    let (_program, server) = serve("bench_server", &arguments, "udp-sink on ");
+    let sources: Vec<_> = (0..32).map(|_| client(server)).collect();
+    let stat = |source: &std::net::UdpSocket| {
+        source.send(b"STAT").unwrap();
+        let mut answer = [0; 8];
+        assert_eq!(source.recv(&mut answer).unwrap(), 8);
+        u64::from_le_bytes(answer)
+    };
+    for source in &sources {
+        source.send(b"counted").unwrap();
+        // The answer to each source comes from the worker that counted its datagram.
+        assert!(stat(source) >= 1);
+    }
+    for source in &sources {
+        assert_eq!(stat(source), 32);
+    }
+}
+
+#[test]
+fn no_workers_are_refused() {
+    let text = start("bench_server", &["udp-echo", "0", "--workers", "0"]).finish().failed();
+    assert!(text.contains("at least 1"), "{text}");
+}
