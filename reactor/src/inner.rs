@@ -46,6 +46,9 @@ pub(crate) struct Inner {
     pub(crate) jobs: crate::jobs::Jobs,
     #[cfg(feature = "signals")]
     pub(crate) signals: crate::signals::Signals,
+    /// The reactors that this one runs beside.
+    #[cfg(feature = "per-core")]
+    pub(crate) workers: std::cell::OnceCell<crate::Workers>,
     /// The memory of the last poll's events.
     pub(crate) events: Cell<Vec<Event>>,
     /// The port being delivered to, and whether its delivery must end.
@@ -119,6 +122,8 @@ impl Inner {
             jobs: crate::jobs::Jobs::new(),
             #[cfg(feature = "signals")]
             signals: crate::signals::Signals::new(),
+            #[cfg(feature = "per-core")]
+            workers: std::cell::OnceCell::new(),
             events: Cell::default(),
             dispatching: Cell::new(None),
             interrupted: Cell::new(false),

@@ -15,6 +15,8 @@ mod interfaces;
 #[cfg(feature = "threads")]
 mod jobs;
 mod net;
+#[cfg(feature = "per-core")]
+mod per_core;
 mod reactor;
 mod resolve;
 mod shutdown;
@@ -43,6 +45,8 @@ pub use handle::Handle;
 pub use interfaces::{InterfaceAddress, NetworkInterface};
 #[cfg(feature = "threads")]
 pub use jobs::{Job, JobCancelError, JobError};
+#[cfg(feature = "per-core")]
+pub use per_core::{PerCoreError, WorkerFailure, Workers, run_per_core};
 pub use reactor::{Builder, Reactor};
 #[cfg(feature = "dns")]
 pub use resolve::DnsResolver;

@@ -46,6 +46,7 @@ pub struct Builder {
     catch_panics: bool,
     portable: bool,
     shutdown_limit: Duration,
+    busy_poll: Duration,
     #[cfg(feature = "threads")]
     pub(crate) jobs: crate::jobs::Limits,
     #[cfg(feature = "signals")]
@@ -69,6 +70,32 @@ impl Builder {
         self
     }
 
+    /// How long the loop asks the system again and again for events after its last work, before
+    /// it sleeps until there is one. Zero, the default, sleeps at once.
+    ///
+    /// Waking a sleeping thread takes several microseconds and often far more; a spinning one
+    /// answers without, at the price of a core that is busy for this long after each piece of
+    /// work. It pays where the next datagram usually comes within that time: some tens of
+    /// microseconds. Timers, posted calls and signals are served while the loop spins. How often it
+    /// paid, [`ReactorStats::busy_poll_hits`](crate::ReactorStats::busy_poll_hits) tells.
+    ///
+    /// Spinning inside the system, on the network card's queue, is an option of the port:
+    /// [`UdpOptions::busy_poll`](crate::UdpOptions::busy_poll).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use strand_reactor::Reactor;
+    /// let reactor = Reactor::builder().busy_poll(Duration::from_micros(50)).build()?;
+    /// reactor.iterate(Some(Duration::from_millis(1)))?;
+    /// assert_eq!(reactor.stats().busy_polls, 1);
+    /// assert_eq!(reactor.stats().busy_poll_hits, 0, "nothing came");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    pub fn busy_poll(mut self, spin: Duration) -> Self {
+        self.busy_poll = spin;
+        self
+    }
+
     /// Uses the sockets of systems without batched calls and control messages, on any system.
     #[cfg(feature = "testing")]
     pub fn portable_sockets(mut self, on: bool) -> Self {
@@ -81,7 +108,7 @@ impl Builder {
     /// # Errors
     /// What the system says when it has no descriptor left for a poller.
     pub fn build(self) -> std::io::Result<Reactor> {
-        let driver = OsDriver::new(self.portable)?;
+        let driver = OsDriver::new(self.portable, self.busy_poll)?;
         let reactor = Reactor::with_driver(Box::new(driver), self.catch_panics);
         let inner = &reactor.inner;
         inner.shutdown.set_limit(self.shutdown_limit);
@@ -108,6 +135,7 @@ impl Reactor {
             catch_panics: true,
             portable: false,
             shutdown_limit: DEFAULT_LIMIT,
+            busy_poll: Duration::ZERO,
             #[cfg(feature = "threads")]
             jobs: crate::jobs::Limits::default(),
             #[cfg(feature = "signals")]

@@ -43,7 +43,7 @@ pub(crate) use delivery::service;
 pub(crate) use listen::StartError;
 #[cfg(feature = "testing")]
 pub(crate) use listen::{start, vacancy};
-pub(crate) use options::{Tuning, buffer_size, check_ttl, within};
+pub(crate) use options::{Tuning, buffer_size, busy_poll, check_ttl, within};
 pub(crate) use outbox::{Completion, Storage};
 pub(crate) use port::{Port, Readiness};
 

@@ -49,6 +49,11 @@ pub(crate) trait Driver {
     /// early, possibly with none, when woken or interrupted.
     fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
 
+    /// What spinning before a sleep came to, where a driver does that.
+    fn busy_polls(&self) -> BusyPolls {
+        BusyPolls::default()
+    }
+
     /// What wakes `poll`.
     fn wake(&self) -> Wake;
 
@@ -133,6 +138,14 @@ pub(crate) trait Driver {
     }
 }
 
+/// Polls that spun before they slept.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BusyPolls {
+    pub(crate) waits: u64,
+    /// Of these, those that something ended before they slept.
+    pub(crate) hits: u64,
+}
+
 /// Something happened on the socket registered under `token`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event {
@@ -201,6 +214,8 @@ pub(crate) enum SocketOption {
     PathMtuMode,
     /// `IP_RECVERR`, `IPV6_RECVERR`.
     ErrorQueue,
+    /// `SO_BUSY_POLL`, in microseconds.
+    BusyPoll,
     /// `IP_MTU`, `IPV6_MTU` of a connected socket; read only.
     PathMtu,
     /// `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`: 0 to 255.

@@ -36,8 +36,8 @@ use self::poller::Poller;
 use self::portable::Portable;
 use self::socket::{Endpoint, OsSocket, Transfer};
 use super::{
-    DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError, Ownership,
-    SocketOption, StreamSocket, StreamSpec, Wake,
+    BusyPolls, DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError,
+    Ownership, SocketOption, StreamSocket, StreamSpec, Wake,
 };
 use crate::datagram::Family;
 use crate::error::AdoptError;
@@ -54,11 +54,12 @@ pub(crate) struct OsDriver {
 
 impl OsDriver {
     /// `portable`: sends and receives one datagram at a time even where batches are offered.
-    pub(crate) fn new(portable: bool) -> io::Result<Self> {
+    /// `busy`: how long a poll spins before it sleeps.
+    pub(crate) fn new(portable: bool, busy: Duration) -> io::Result<Self> {
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let _ = portable;
         Ok(Self {
-            poller: Poller::new()?,
+            poller: Poller::new(busy)?,
             #[cfg(any(target_os = "linux", target_os = "android"))]
             batching: (!portable).then(batched::Batching::probe),
         })
@@ -76,6 +77,10 @@ impl Driver for OsDriver {
 
     fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         self.poller.poll(timeout, events)
+    }
+
+    fn busy_polls(&self) -> BusyPolls {
+        self.poller.busy_polls()
     }
 
     fn wake(&self) -> Wake {

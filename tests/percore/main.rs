@@ -1,0 +1,7 @@
+//! A reactor on each core, on one address.
+
+#[path = "../common/watchdog.rs"]
+mod watchdog;
+
+mod ending;
+mod sharing;
