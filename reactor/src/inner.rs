@@ -49,6 +49,9 @@ pub(crate) struct Inner {
     /// The reactors that this one runs beside.
     #[cfg(feature = "per-core")]
     pub(crate) workers: std::cell::OnceCell<crate::Workers>,
+    /// What scripted sockets put in the driver's place.
+    #[cfg(feature = "testing")]
+    pub(crate) scripted: crate::net::script::Injected,
     /// The memory of the last poll's events.
     pub(crate) events: Cell<Vec<Event>>,
     /// The port being delivered to, and whether its delivery must end.
@@ -124,6 +127,8 @@ impl Inner {
             signals: crate::signals::Signals::new(),
             #[cfg(feature = "per-core")]
             workers: std::cell::OnceCell::new(),
+            #[cfg(feature = "testing")]
+            scripted: crate::net::script::Injected::default(),
             events: Cell::default(),
             dispatching: Cell::new(None),
             interrupted: Cell::new(false),
@@ -210,6 +215,14 @@ impl Inner {
             || self.has_signals()
             || self.core.borrow().agenda.is_pressing()
             || self.has_runnable_tasks()
+            || self.has_scripted_events()
+    }
+
+    fn has_scripted_events(&self) -> bool {
+        #[cfg(feature = "testing")]
+        return self.scripted.is_pressing();
+        #[cfg(not(feature = "testing"))]
+        false
     }
 
     fn has_runnable_tasks(&self) -> bool {

@@ -74,5 +74,8 @@ pub mod os {
 /// For tests of the reactor, and of protocols on it (feature `testing`).
 #[cfg(feature = "testing")]
 pub mod testing {
-    pub use crate::net::script::{GroupChange, Script, SendStep, Sent};
+    pub use crate::net::script::{
+        GroupChange, Script, ScriptedListener, ScriptedStream, SendStep, Sent, StreamEvent,
+        WriteStep,
+    };
 }

@@ -293,6 +293,8 @@ impl Reactor {
         let mut events = inner.events.take();
         events.clear();
         inner.driver.borrow_mut().poll(timeout, &mut events).map_err(RunError::Poll)?;
+        #[cfg(feature = "testing")]
+        inner.scripted.take_events(&mut events);
         let stats = &mut inner.core.borrow_mut().agenda.stats;
         stats.wakeups += u64::from(!events.is_empty());
         stats.events += events.len() as u64;

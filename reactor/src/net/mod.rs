@@ -13,6 +13,8 @@
 //! * A socket is registered with its driver from its birth, and is deregistered and closed when
 //!   the last `Rc` of it goes.
 
+#[cfg(test)]
+pub(crate) mod memory;
 pub(crate) mod os;
 #[cfg(feature = "testing")]
 pub(crate) mod script;
@@ -102,10 +104,12 @@ pub(crate) trait Driver {
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, OpenError>;
 
-    /// Takes over a listening stream socket made elsewhere.
+    /// Takes over a listening stream socket made elsewhere. One that is shared is made
+    /// non-blocking all the same: an accept cannot be, by itself.
     fn adopt_listener(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn ListenSocket>, AdoptError>;
 
@@ -113,6 +117,7 @@ pub(crate) trait Driver {
     fn adopt_stream(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, AdoptError>;
 

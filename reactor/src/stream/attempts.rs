@@ -181,15 +181,12 @@ fn note(inner: &Inner, key: Key, error: ConnectError) {
 }
 
 /// Opens a socket and begins to connect it.
-fn open(inner: &Inner, key: Key, address: SocketAddr) -> Result<(), ConnectError> {
+fn open(inner: &Rc<Inner>, key: Key, address: SocketAddr) -> Result<(), ConnectError> {
     let core = &mut *inner.core.borrow_mut();
     let client = core.streams.connectors.get_mut(key).ok_or(ConnectError::Closed)?;
     let (spec, tuning) = client.options.check(address)?;
     let stream = core.streams.connections.next_key();
-    let socket = inner
-        .driver
-        .borrow_mut()
-        .open_stream(&spec, stream.token(Kind::Stream))
+    let socket = open_socket(inner, &spec, stream.token(Kind::Stream))
         .map_err(|error| connect_error(error, &spec))?;
     let origin = Origin::Connector(key);
     let mut connection =
@@ -199,6 +196,18 @@ fn open(inner: &Inner, key: Key, address: SocketAddr) -> Result<(), ConnectError
     core.agenda.references += 1;
     core.streams.connections.insert(connection);
     Ok(())
+}
+
+fn open_socket(
+    inner: &Rc<Inner>,
+    spec: &StreamSpec,
+    token: usize,
+) -> Result<Rc<dyn StreamSocket>, OpenError> {
+    #[cfg(feature = "testing")]
+    if let Some(scripted) = inner.scripted.open(inner, token) {
+        return scripted;
+    }
+    inner.driver.borrow_mut().open_stream(spec, token)
 }
 
 fn connect_error(error: OpenError, spec: &StreamSpec) -> ConnectError {

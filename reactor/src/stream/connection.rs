@@ -199,6 +199,11 @@ impl Connection {
             && !self.stack.as_ref().is_some_and(|stack| stack.eof)
     }
 
+    /// Whether an event leads to a read, which meets an error by itself.
+    pub(crate) fn will_read(&self) -> bool {
+        self.delivers() || (self.disconnecting && !self.read_closed)
+    }
+
     pub(crate) fn make_ready(&mut self, why: Ready, agenda: &mut Agenda) {
         self.ready.merge(why);
         if !self.on_ready {

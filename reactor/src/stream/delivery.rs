@@ -120,8 +120,7 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
         if ready.writable {
             connection.unblock(&mut core.agenda);
         }
-        if ready.error && (connection.paused || connection.read_closed) && !connection.disconnecting
-        {
+        if ready.error && !connection.will_read() {
             connection.check_error(&mut core.agenda);
         }
         if connection.paused && !connection.disconnecting {

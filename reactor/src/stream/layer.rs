@@ -273,6 +273,13 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, drain: bool) {
         core.streams.buffer = Some(buffer);
     }
     run(inner, key);
+    let core = &mut *inner.core.borrow_mut();
+    if let Some(connection) = core.streams.connections.get_mut(key)
+        && connection.stack.as_ref().is_some_and(|stack| stack.eof)
+    {
+        // No read will come to tell that there is nothing left.
+        connection.read_dry(&mut core.agenda);
+    }
 }
 
 fn read(connection: &mut Connection, buffer: &mut [u8], drain: bool, agenda: &mut Agenda) {

@@ -14,6 +14,8 @@ mod connection;
 mod connector;
 mod delivery;
 mod factory;
+#[cfg(test)]
+mod fault_tests;
 mod happy_eyeballs;
 mod layer;
 mod listen;
@@ -42,9 +44,13 @@ pub use options::{AcceptBudget, ConnectOptions, KeepAlive, TcpOptions};
 pub use protocol::Protocol;
 pub use transport::{StreamKey, Transport};
 
+#[cfg(feature = "testing")]
+pub(crate) use adopt::attach;
 pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, notice};
 pub(crate) use connection::Connection;
 pub(crate) use delivery::{due, event, flush_dirty, ready};
+#[cfg(feature = "testing")]
+pub(crate) use listen::listen_on;
 pub(crate) use listener::Listener;
 
 use crate::error::ConnectError;

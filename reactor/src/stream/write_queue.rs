@@ -78,7 +78,12 @@ impl WriteQueue {
 
     /// To be told when all that was appended so far has been taken by the system.
     pub(crate) fn mark(&mut self, len: usize, completion: Completion) {
-        let end = self.sent + self.bytes as u64;
+        self.mark_beyond(0, len, completion);
+    }
+
+    /// As `mark`, when so many bytes more have been taken that do not pass the queue, or not yet.
+    pub(crate) fn mark_beyond(&mut self, more: usize, len: usize, completion: Completion) {
+        let end = self.sent + (self.bytes + more) as u64;
         self.marks.push_back(Mark { end, len, completion });
     }
 

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 
 use super::Transport;
-use super::connection::Connection;
+use super::connection::{Connection, is_shortage};
 use super::options::check_watermarks;
 use crate::agenda::Agenda;
 use crate::callback::CallbackResult;
@@ -182,13 +182,15 @@ impl Connection {
                 }
             }
             Data::Borrowed(pieces) => {
-                let (skip, offset) = self.send(pieces, agenda);
-                if !self.is_writable() {
-                    // Broken by this very write: the loss will be told, and a completion here.
-                    return Err(WriteError::Closed);
+                if let Some(completion) = completion.take() {
+                    self.queue.mark_beyond(len, len, completion);
                 }
+                let (skip, offset) = self.send(pieces, agenda);
+                // Broken by this very write, it has told the completion, and will tell the loss:
+                // a part of it may have left.
+                let rest = if self.is_writable() { &pieces[skip..] } else { &[] };
                 let mut from = offset;
-                for piece in &pieces[skip..] {
+                for piece in rest {
                     self.queue
                         .push(&piece[std::mem::take(&mut from)..], &mut agenda.streams.spares);
                 }
@@ -224,7 +226,8 @@ impl Connection {
                 self.stats.writes += 1;
                 Ok(len)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            // Want of memory passes, and breaks nothing.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_shortage(&error) => {
                 self.stats.would_block += 1;
                 Err(WriteError::WouldBlock)
             }

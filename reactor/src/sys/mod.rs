@@ -5,6 +5,7 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`receive_one`], [`send_one`] | one datagram, non-blocking whatever the descriptor's flags say |
+//! | [`receive`] | what a stream has, non-blocking likewise |
 //! | [`accept`] | a connection that waits, already non-blocking |
 //! | [`option`], [`set_option`] | a socket option with an `int` for a value |
 //! | [`disconnect`] | `connect` to `AF_UNSPEC` |
@@ -50,7 +51,8 @@ pub(crate) use names::host_addresses;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use portable::RecvHeaders;
 pub(crate) use portable::{
-    accept, disconnect, inherited_fds, interface_index, option, receive_one, send_one, set_option,
+    accept, disconnect, inherited_fds, interface_index, option, receive, receive_one, send_one,
+    set_option,
 };
 
 use std::io;

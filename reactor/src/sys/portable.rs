@@ -52,6 +52,15 @@ pub(crate) fn receive_one(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<S
     })
 }
 
+/// Receives what a stream has; `WouldBlock` when there is nothing, 0 at its end.
+pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most the length of `buffer`, which is exclusively ours until
+    // the call returns.
+    counted(|| unsafe {
+        libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+    })
+}
+
 /// Sends one datagram, to the peer if `to` is `None`.
 pub(crate) fn send_one(
     fd: BorrowedFd<'_>,
@@ -132,7 +141,7 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
     Ok(())
 }
 
-/// Dissolves the association of a datagram socket with its peer.
+/// Dissolves the association of a datagram socket with its peer, or a connection with a reset.
 pub(crate) fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: `sockaddr` is plain data for which all zeroes is valid.
     let mut nobody: libc::sockaddr = unsafe { zeroed() };

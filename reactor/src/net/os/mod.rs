@@ -171,19 +171,21 @@ impl Driver for OsDriver {
     fn adopt_listener(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn ListenSocket>, AdoptError> {
         let registration = self.poller.registration(token);
-        Ok(Rc::new(stream::OsListener::adopt(fd, registration)?))
+        Ok(Rc::new(stream::OsListener::adopt(fd, ownership, registration)?))
     }
 
     fn adopt_stream(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, AdoptError> {
         let registration = self.poller.registration(token);
-        Ok(Rc::new(stream::OsStream::adopt(fd, registration)?))
+        Ok(Rc::new(stream::OsStream::adopt(fd, ownership, registration)?))
     }
 
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {

@@ -1,7 +1,7 @@
 //! Listening and stream sockets of the kernel.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
@@ -14,16 +14,19 @@ use super::options;
 use super::poller::Registration;
 use crate::datagram::Family;
 use crate::error::AdoptError;
-use crate::net::{ListenSocket, ListenSpec, OpenError, StreamOption, StreamSocket, StreamSpec};
+use crate::net::{
+    ListenSocket, ListenSpec, OpenError, Ownership, StreamOption, StreamSocket, StreamSpec,
+};
 use crate::stream::KeepAlive;
 use crate::sys;
 
-/// Writing to a stream that the peer has closed is an error and no signal.
+/// Writing to a stream that the peer has closed is an error and no signal; nor does it block, even
+/// on a descriptor whose original does.
 #[cfg(not(target_vendor = "apple"))]
-const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 /// There the socket carries `SO_NOSIGPIPE`.
 #[cfg(target_vendor = "apple")]
-const NO_SIGNAL: i32 = 0;
+const FLAGS: i32 = libc::MSG_DONTWAIT;
 
 /// A descriptor kept for the day when there is no other: giving it up makes room to take the
 /// connections that wait, and to close them. One for the process, for the limit is the process's.
@@ -83,8 +86,16 @@ impl OsListener {
 }
 
 impl OsListener {
-    pub(super) fn adopt(fd: OwnedFd, registration: Registration) -> Result<Self, AdoptError> {
+    pub(super) fn adopt(
+        fd: OwnedFd,
+        ownership: Ownership,
+        registration: Registration,
+    ) -> Result<Self, AdoptError> {
         let socket = examine(fd, true)?;
+        socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
+        if ownership == Ownership::Owned {
+            socket.set_cloexec(true).map_err(AdoptError::Socket)?;
+        }
         registration.register(socket.as_fd()).map_err(AdoptError::Socket)?;
         keep_reserve(&mut RESERVE.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(Self { socket, registration, options: Vec::new() })
@@ -127,8 +138,6 @@ fn examine(fd: OwnedFd, listening: bool) -> Result<Socket, AdoptError> {
     if let Some(found) = found {
         return Err(AdoptError::NotStream { found, needed });
     }
-    socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
-    socket.set_cloexec(true).map_err(AdoptError::Socket)?;
     Ok(socket)
 }
 
@@ -174,17 +183,28 @@ impl Drop for OsListener {
 pub(super) struct OsStream {
     socket: Socket,
     registration: Registration,
+    ownership: Ownership,
 }
 
 impl OsStream {
     fn new(socket: Socket, registration: Registration) -> io::Result<Self> {
         #[cfg(target_vendor = "apple")]
         socket.set_nosigpipe(true)?;
-        Ok(Self { socket, registration })
+        Ok(Self { socket, registration, ownership: Ownership::Owned })
     }
 
-    pub(super) fn adopt(fd: OwnedFd, registration: Registration) -> Result<Self, AdoptError> {
-        let stream = Self::new(examine(fd, false)?, registration).map_err(AdoptError::Socket)?;
+    pub(super) fn adopt(
+        fd: OwnedFd,
+        ownership: Ownership,
+        registration: Registration,
+    ) -> Result<Self, AdoptError> {
+        let socket = examine(fd, false)?;
+        if ownership == Ownership::Owned {
+            socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
+            socket.set_cloexec(true).map_err(AdoptError::Socket)?;
+        }
+        let mut stream = Self::new(socket, registration).map_err(AdoptError::Socket)?;
+        stream.ownership = ownership;
         stream.registration.register_stream(stream.socket.as_fd()).map_err(AdoptError::Socket)?;
         Ok(stream)
     }
@@ -249,15 +269,15 @@ impl StreamSocket for OsStream {
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        retried(|| (&self.socket).read(buffer))
+        sys::receive(self.socket.as_fd(), buffer)
     }
 
     fn write(&self, data: &[u8]) -> io::Result<usize> {
-        retried(|| self.socket.send_with_flags(data, NO_SIGNAL))
+        retried(|| self.socket.send_with_flags(data, FLAGS))
     }
 
     fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        retried(|| self.socket.send_vectored_with_flags(pieces, NO_SIGNAL))
+        retried(|| self.socket.send_vectored_with_flags(pieces, FLAGS))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -269,6 +289,14 @@ impl StreamSocket for OsStream {
     }
 
     fn reset_on_close(&self) -> io::Result<()> {
+        // Closing one of several descriptors ends nothing. Linux resets a connection that is
+        // dissolved, whoever holds it; elsewhere that is not to be had.
+        if self.ownership == Ownership::Shared
+            && cfg!(any(target_os = "linux", target_os = "android"))
+            && sys::disconnect(self.socket.as_fd()).is_ok()
+        {
+            return Ok(());
+        }
         self.socket.set_linger(Some(Duration::ZERO))
     }
 
