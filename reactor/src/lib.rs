@@ -26,6 +26,7 @@ mod stream;
 mod sys;
 mod threads;
 mod timers;
+mod unix;
 mod without;
 
 pub use address::parse_address;
@@ -61,6 +62,7 @@ pub use stream::{
 };
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
+pub use unix::{PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagramOptions, UnixOptions};
 
 /// What only a system with descriptors has.
 pub mod os {

@@ -1,4 +1,4 @@
-//! Streams: TCP servers and clients.
+//! Streams: TCP servers and clients, and those over UNIX sockets once they are open (`unix`).
 //!
 //! The way of a connection, file by file: a [`listener`] accepts it, or a [`connector`] opens it;
 //! its [`factory`] builds the [`protocol`]; [`delivery`] reads from the socket and hands to the
@@ -10,6 +10,7 @@ mod address;
 mod adopt;
 mod attempts;
 mod closing;
+mod common;
 mod connection;
 mod connector;
 mod delivery;
@@ -26,6 +27,7 @@ mod property_tests;
 mod protocol;
 mod settings;
 mod transport;
+mod unix;
 mod write_queue;
 mod writing;
 
@@ -43,9 +45,11 @@ pub use protocol::Protocol;
 pub use transport::{StreamKey, Transport};
 
 pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, notice};
+pub(crate) use common::{Common, stream_setters};
 pub(crate) use connection::Connection;
 pub(crate) use delivery::{due, event, flush_dirty, ready};
 pub(crate) use listener::Listener;
+pub(crate) use options::{Accept, Tuning};
 
 use crate::error::ConnectError;
 use crate::slots::{Key, Kind, Slots};
