@@ -62,7 +62,10 @@ pub use stream::{
 };
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
-pub use unix::{PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagramOptions, UnixOptions};
+pub use unix::{
+    PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagram, UnixDatagramOptions,
+    UnixDatagramProtocol, UnixDatagramTransport, UnixOptions, UnixWriteFailure,
+};
 
 /// What only a system with descriptors has.
 pub mod os {

@@ -44,10 +44,10 @@ pub use options::{AcceptBudget, ConnectOptions, KeepAlive, TcpOptions};
 pub use protocol::Protocol;
 pub use transport::{StreamKey, Transport};
 
-pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, notice};
+pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, later, notice};
 pub(crate) use common::{Common, stream_setters};
 pub(crate) use connection::Connection;
-pub(crate) use delivery::{due, event, flush_dirty, ready};
+pub(crate) use delivery::{buffer, due, event, flush_dirty, ready};
 pub(crate) use listener::Listener;
 pub(crate) use options::{Accept, Tuning};
 

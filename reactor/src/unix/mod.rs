@@ -2,7 +2,11 @@
 //! them are those of the `stream` room.
 
 mod address;
-mod options;
+mod datagram;
+pub(crate) mod options;
 
 pub use address::{PeerCredentials, UnixAddr};
+pub use datagram::{UnixDatagram, UnixDatagramProtocol, UnixDatagramTransport, UnixWriteFailure};
 pub use options::{UnixConnectOptions, UnixDatagramOptions, UnixOptions};
+
+pub(crate) use datagram::{UnixNotice, UnixPort, begin_shutdown, due, event, notice, ready};
