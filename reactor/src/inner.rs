@@ -23,6 +23,7 @@ use crate::slots::{Key, Slots};
 use crate::stream::Streams;
 use crate::threads::{Mailbox, RemoteCall};
 use crate::timers::{Timer, Wheel};
+use crate::unix::UnixPort;
 
 pub(crate) struct Inner {
     pub(crate) core: RefCell<Core>,
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
 pub(crate) struct Core {
     pub(crate) ports: Slots<Port>,
     pub(crate) streams: Streams,
+    pub(crate) unix_ports: Slots<UnixPort>,
     pub(crate) timers: Wheel<Rc<Timer>>,
     pub(crate) agenda: Agenda,
     /// The receive buffers; out while a port is delivered to. Pulling from another port meanwhile
@@ -103,6 +105,7 @@ impl Inner {
             core: RefCell::new(Core {
                 ports: Slots::new(),
                 streams: Streams::new(),
+                unix_ports: Slots::new(),
                 timers: Wheel::new(),
                 agenda: Agenda::default(),
                 batches: Vec::new(),
@@ -195,10 +198,16 @@ impl Inner {
         self.shutting_down.get()
     }
 
+    /// Whether a port of datagrams is open, whose closing takes no more than the loop.
+    pub(crate) fn has_datagram_ports(&self) -> bool {
+        let core = self.core.borrow();
+        !core.ports.is_empty() || !core.unix_ports.is_empty()
+    }
+
     /// Whether no port and no connection is open.
     pub(crate) fn is_empty(&self) -> bool {
         let core = self.core.borrow();
-        core.ports.is_empty() && core.streams.is_empty()
+        core.ports.is_empty() && core.streams.is_empty() && core.unix_ports.is_empty()
     }
 
     pub(crate) fn is_alive(&self) -> bool {

@@ -28,6 +28,7 @@ mod stream;
 mod sys;
 mod threads;
 mod timers;
+mod unix;
 mod without;
 
 pub use address::parse_address;
@@ -65,6 +66,10 @@ pub use stream::{
 };
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
+pub use unix::{
+    PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagram, UnixDatagramOptions,
+    UnixDatagramProtocol, UnixDatagramTransport, UnixOptions, UnixWriteFailure,
+};
 
 /// What only a system with descriptors has.
 pub mod os {

@@ -19,6 +19,7 @@ use crate::shutdown::{DEFAULT_LIMIT, Step};
 use crate::slots::{Key, Kind};
 use crate::stream::{self, Streams};
 use crate::timers::Wheel;
+use crate::unix;
 
 /// The loop and everything in it: ports, timers, buffers. One thread; as many reactors in a
 /// process as you like.
@@ -212,10 +213,12 @@ impl Reactor {
         // for the next.
         let due = inner.core.borrow().agenda.ready.len();
         let streams_due = stream::due(inner);
+        let unix_due = unix::due(inner);
         self.dispatch(&events);
         inner.events.set(events);
         self.ready_ports(due);
         stream::ready(inner, streams_due);
+        unix::ready(inner, unix_due);
         self.notices();
         self.flush_dirty();
         inner.resume_panic();
@@ -306,6 +309,11 @@ impl Reactor {
         for event in events {
             if matches!(Kind::of(event.token), Some(Kind::Listener | Kind::Stream)) {
                 let known = stream::event(inner, event);
+                inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
+                continue;
+            }
+            if Kind::of(event.token) == Some(Kind::UnixDatagram) {
+                let known = unix::event(inner, event);
                 inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
                 continue;
             }
@@ -428,6 +436,7 @@ impl Reactor {
                 Notice::Close(key) => close_port(inner, key),
                 Notice::Call(call) => inner.call(call),
                 Notice::Stream(notice) => stream::notice(inner, notice),
+                Notice::Unix(notice) => unix::notice(inner, notice),
             }
         }
     }
@@ -457,12 +466,13 @@ impl Drop for Reactor {
         let hooks = inner.shutdown.take_hooks();
         let jobs = inner.take_jobs();
         let signals = inner.take_signals();
-        let (ports, streams, timers, agenda, batches) = {
+        let (ports, streams, unix_ports, timers, agenda, batches) = {
             let core = &mut *inner.core.borrow_mut();
             core.closed = true;
             (
                 core.ports.drain(),
                 std::mem::replace(&mut core.streams, Streams::new()),
+                core.unix_ports.drain(),
                 std::mem::replace(&mut core.timers, Wheel::new()),
                 std::mem::take(&mut core.agenda),
                 std::mem::take(&mut core.batches),
@@ -477,7 +487,8 @@ impl Drop for Reactor {
         // closed: the drop of one may call any other.
         timers.iter().for_each(|(_, _, timer)| timer.close());
         timers.iter().for_each(|(_, _, timer)| timer.discard());
-        drop((ports, streams, timers, agenda, batches, remote, hooks, jobs, signals, names, tasks));
+        drop((ports, streams, unix_ports, timers, agenda, batches));
+        drop((remote, hooks, jobs, signals, names, tasks));
     }
 }
 

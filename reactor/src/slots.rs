@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     Task = 1,
     Listener = 2,
     Stream = 3,
+    UnixDatagram = 4,
 }
 
 const KIND_BITS: u32 = 3;
@@ -29,7 +30,7 @@ const INDEX_BITS: u32 = if usize::BITS >= 64 { 30 } else { 18 };
 impl Kind {
     /// The kind of what `token` was made for.
     pub(crate) fn of(token: usize) -> Option<Self> {
-        [Self::Datagram, Self::Task, Self::Listener, Self::Stream]
+        [Self::Datagram, Self::Task, Self::Listener, Self::Stream, Self::UnixDatagram]
             .into_iter()
             .find(|kind| *kind as usize == token & ((1 << KIND_BITS) - 1))
     }

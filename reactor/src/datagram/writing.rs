@@ -357,7 +357,7 @@ impl Port {
             {
                 None
             }
-            (Some(peer), Some(_)) => return Err(WriteError::IsConnected { peer }),
+            (Some(peer), Some(_)) => return Err(WriteError::IsConnected { peer: peer.into() }),
             (None, None) => return Err(WriteError::DestinationRequired),
         };
         let max = self.family.max_payload(to.or(self.peer));

@@ -19,6 +19,7 @@ pub(crate) mod os;
 #[cfg(feature = "testing")]
 pub(crate) mod script;
 mod stream;
+mod unix;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,6 +34,9 @@ use crate::interfaces::NetworkInterface;
 use crate::sys;
 
 pub(crate) use stream::{ListenSocket, ListenSpec, StreamOption, StreamSocket, StreamSpec};
+pub(crate) use unix::{
+    UnixDatagramSocket, UnixDatagramSpec, UnixListenSpec, UnixMessage, UnixSpec,
+};
 
 /// Number of receive slots of a reactor, and the most messages one receive returns.
 pub(crate) const RECV_SLOTS: usize = 16;
@@ -120,6 +124,47 @@ pub(crate) trait Driver {
         ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, AdoptError>;
+
+    /// Opens a listening UNIX socket.
+    fn listen_unix(
+        &mut self,
+        spec: &UnixListenSpec,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, OpenError> {
+        let _ = (spec, token);
+        Err(OpenError::Socket(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Opens a UNIX stream, which is connected when this returns; an event says "writable".
+    /// `WouldBlock`: the server has no room for another that waits, and nothing will tell when.
+    fn connect_unix(
+        &mut self,
+        spec: &UnixSpec,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError> {
+        let _ = (spec, token);
+        Err(OpenError::Socket(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Opens a UNIX datagram socket and registers it for reading.
+    fn open_unix_datagram(
+        &mut self,
+        spec: &UnixDatagramSpec,
+        token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, OpenError> {
+        let _ = (spec, token);
+        Err(OpenError::Socket(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Takes over a UNIX datagram socket made elsewhere.
+    fn adopt_unix_datagram(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, AdoptError> {
+        let _ = (fd, token);
+        Err(AdoptError::Unsupported)
+    }
 
     /// As [`open_stream`](Self::open_stream), without options.
     #[cfg(feature = "dns")]

@@ -158,10 +158,10 @@ pub(crate) fn retire(core: &mut Core, key: Key) -> Option<Connection> {
         agenda.notices.push_back(Notice::Written(completion, Err(WriteError::Cancelled)));
     }
     connection.account(agenda);
-    if let Origin::Listener(listener, ip) = connection.origin
+    if let Origin::Listener(listener, who) = connection.origin
         && let Some(listener) = core.streams.listeners.get_mut(listener)
     {
-        listener.departed(ip, agenda);
+        listener.departed(who, agenda);
     }
     Some(connection)
 }

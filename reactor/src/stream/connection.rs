@@ -2,13 +2,13 @@
 //! queue, ending one direction or both, beginning to close.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown};
 use std::rc::Rc;
 
 use super::layer::Stack;
 use super::options::Tuning;
 use super::write_queue::{PIECES, WriteQueue};
-use super::{Protocol, StreamNotice};
+use super::{PeerAddr, Protocol, StreamNotice};
 use crate::DelayedCall;
 use crate::agenda::{Agenda, Notice};
 use crate::callback::LogLimit;
@@ -56,11 +56,20 @@ impl Ready {
     }
 }
 
+/// A peer, as the limit of connections for each counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Who {
+    Ip(IpAddr),
+    /// The user at the other end of a UNIX socket; `None` where the system does not tell, or
+    /// nobody asked.
+    User(Option<u32>),
+}
+
 /// How a connection came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Accepted by a listener, from this address.
-    Listener(Key, IpAddr),
+    /// Accepted by a listener, from this peer.
+    Listener(Key, Who),
     /// Made elsewhere.
     Adopted,
     /// Opened by a connector.
@@ -92,7 +101,7 @@ pub(crate) struct Connection {
     /// `None` while a callback runs.
     pub(crate) protocol: Option<Box<dyn Protocol>>,
     pub(crate) origin: Origin,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: PeerAddr,
     pub(crate) phase: Phase,
     pub(crate) queue: WriteQueue,
     pub(crate) stack: Option<Box<Stack>>,
@@ -133,7 +142,7 @@ impl Connection {
     pub(crate) fn new(
         key: Key,
         socket: Rc<dyn StreamSocket>,
-        peer: SocketAddr,
+        peer: PeerAddr,
         origin: Origin,
         phase: Phase,
         tuning: Tuning,
@@ -174,7 +183,7 @@ impl Connection {
     pub(crate) fn label(&self) -> Rc<str> {
         match &self.label {
             Some(label) => Rc::clone(label),
-            None => format!("tcp {}", self.peer).into(),
+            None => format!("{} {}", self.peer.kind(), self.peer).into(),
         }
     }
 
@@ -202,6 +211,12 @@ impl Connection {
     /// Whether an event leads to a read, which meets an error by itself.
     pub(crate) fn will_read(&self) -> bool {
         self.delivers() || (self.disconnecting && !self.read_closed)
+    }
+
+    /// Whether a short read says that all was read. On a UNIX socket it may only say that
+    /// descriptors or urgent data came with what was read.
+    pub(crate) fn trusts_short_reads(&self) -> bool {
+        matches!(self.peer, PeerAddr::Ip(_))
     }
 
     pub(crate) fn make_ready(&mut self, why: Ready, agenda: &mut Agenda) {

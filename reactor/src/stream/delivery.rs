@@ -238,7 +238,7 @@ fn read(connection: &mut Connection, buffer: &mut [u8], agenda: &mut Agenda) -> 
         Ok(len) => {
             connection.stats.bytes_in += len as u64;
             connection.stats.reads += 1;
-            Read::Data { len, short: len < buffer.len() }
+            Read::Data { len, short: len < buffer.len() && connection.trusts_short_reads() }
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             connection.read_dry(agenda);

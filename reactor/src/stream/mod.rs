@@ -1,4 +1,4 @@
-//! Streams: TCP servers and clients.
+//! Streams: TCP servers and clients, and those over UNIX sockets once they are open (`unix`).
 //!
 //! The way of a connection, file by file: a [`listener`] accepts it, or a [`connector`] opens it;
 //! its [`factory`] builds the [`protocol`]; [`delivery`] reads from the socket and hands to the
@@ -10,6 +10,7 @@ mod address;
 mod adopt;
 mod attempts;
 mod closing;
+mod common;
 mod connection;
 mod connector;
 mod delivery;
@@ -28,6 +29,7 @@ mod property_tests;
 mod protocol;
 mod settings;
 mod transport;
+mod unix;
 mod write_queue;
 mod writing;
 
@@ -46,12 +48,14 @@ pub use transport::{StreamKey, Transport};
 
 #[cfg(feature = "testing")]
 pub(crate) use adopt::attach;
-pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, notice};
+pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, later, notice};
+pub(crate) use common::{Common, stream_setters};
 pub(crate) use connection::Connection;
-pub(crate) use delivery::{due, event, flush_dirty, ready};
+pub(crate) use delivery::{buffer, due, event, flush_dirty, ready};
 #[cfg(feature = "testing")]
 pub(crate) use listen::listen_on;
 pub(crate) use listener::Listener;
+pub(crate) use options::{Accept, Tuning};
 
 use crate::error::ConnectError;
 use crate::slots::{Key, Kind, Slots};
