@@ -190,7 +190,7 @@ pub(crate) fn attach(
             Ok(address) => PeerAddr::Unix(address),
             Err(_) => PeerAddr::Ip(socket.peer_addr().map_err(AdoptError::Socket)?),
         };
-        let tuning = Tuning::default();
+        let tuning = Rc::new(Tuning::default());
         Ok(Connection::new(key, socket, peer, Origin::Adopted, Phase::Open, tuning))
     });
     let mut connection = opened?;

@@ -195,9 +195,9 @@ fn open(inner: &Rc<Inner>, key: Key, address: SocketAddr) -> Result<(), ConnectE
     let socket = open_socket(inner, &spec, stream.token(Kind::Stream))
         .map_err(|error| connect_error(error, &spec))?;
     let origin = Origin::Connector(key);
-    let mut connection =
-        Connection::new(stream, socket, address.into(), origin, Phase::Connecting, tuning);
-    connection.label = client.target.label().map(Into::into);
+    let (phase, tuning) = (Phase::Connecting, Rc::new(tuning));
+    let mut connection = Connection::new(stream, socket, address.into(), origin, phase, tuning);
+    connection.set_label(client.target.label());
     client.attempts.push((stream, address.into()));
     core.agenda.references += 1;
     core.streams.connections.insert(connection);
@@ -263,7 +263,7 @@ fn outcome(connection: &Connection) -> Option<Result<(), ConnectError>> {
         Ok(Some(error)) | Err(error) => return Some(Err(ConnectError::Io(error))),
         Ok(None) => {}
     }
-    if connection.peer.unix().is_some() {
+    if connection.peer().unix().is_some() {
         // It would not be here if it had failed.
         return Some(Ok(()));
     }
@@ -292,9 +292,9 @@ pub(crate) fn event(inner: &Rc<Inner>, stream: Key, ready: Ready) {
             connection.make_ready(Ready { drain: true, ..ready }, &mut core.agenda);
             client.attempts.retain(|(attempt, _)| *attempt != stream);
             client.stream = Some(stream);
-            client.peer = Some(connection.peer.clone());
+            client.peer = Some(connection.peer());
         }
-        (key, connection.peer.clone(), outcome)
+        (key, connection.peer(), outcome)
     };
     match (outcome, peer.ip()) {
         (Ok(()), address) => {

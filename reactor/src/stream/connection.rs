@@ -2,8 +2,9 @@
 //! queue, ending one direction or both, beginning to close.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Shutdown};
+use std::net::{IpAddr, Shutdown, SocketAddr, SocketAddrV4};
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::layer::Stack;
 use super::options::Tuning;
@@ -68,8 +69,8 @@ pub(crate) enum Who {
 /// How a connection came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Accepted by a listener, from this peer.
-    Listener(Key, Who),
+    /// Accepted by a listener.
+    Listener(Key),
     /// Made elsewhere.
     Adopted,
     /// Opened by a connector.
@@ -95,17 +96,64 @@ pub(crate) enum WriteHalf {
     Closed,
 }
 
+/// The address of a peer. Most are of IPv4, and there are as many as there are connections.
+#[derive(Clone, Debug)]
+enum Peer {
+    V4(SocketAddrV4),
+    Other(Box<PeerAddr>),
+}
+
+impl From<PeerAddr> for Peer {
+    fn from(address: PeerAddr) -> Self {
+        match address {
+            PeerAddr::Ip(SocketAddr::V4(address)) => Self::V4(address),
+            other => Self::Other(Box::new(other)),
+        }
+    }
+}
+
+/// What few connections have, or not for long.
+#[derive(Default)]
+struct Rare {
+    stack: Option<Box<Stack>>,
+    timer: Option<DelayedCall>,
+    /// The time until the connection is closed in any case has begun to count.
+    lingering: bool,
+    /// Why nothing can be sent any more; what the peer sent before is still read.
+    write_error: Option<io::Error>,
+    /// What `connection_lost` will be told, however the connection ends.
+    failure: Option<ConnectionLost>,
+    reason: Option<ConnectionLost>,
+    label: Option<Rc<str>>,
+    log: LogLimit,
+    /// The user at the other end, if the listener counts by it.
+    user: Option<u32>,
+    /// What [`Counters`] have no room for; the rest of it is added there.
+    stats: StreamStats,
+}
+
+/// The low halves of the statistics that every connection has; what overflows goes to [`Rare`].
+#[derive(Default)]
+struct Counters {
+    bytes_in: u32,
+    reads: u32,
+    bytes_out: u32,
+    writes: u32,
+    queue_high_water: u32,
+}
+
+/// An idle connection is to cost little: a server may have a hundred thousand.
 pub(crate) struct Connection {
     pub(crate) key: Key,
     pub(crate) socket: Rc<dyn StreamSocket>,
     /// `None` while a callback runs.
     pub(crate) protocol: Option<Box<dyn Protocol>>,
     pub(crate) origin: Origin,
-    pub(crate) peer: PeerAddr,
+    peer: Peer,
     pub(crate) phase: Phase,
     pub(crate) queue: WriteQueue,
-    pub(crate) stack: Option<Box<Stack>>,
-    pub(crate) tuning: Tuning,
+    pub(crate) tuning: Rc<Tuning>,
+    rare: Option<Box<Rare>>,
     /// Reading was paused by the user.
     pub(crate) paused: bool,
     /// The peer's end was read.
@@ -113,14 +161,6 @@ pub(crate) struct Connection {
     pub(crate) write_half: WriteHalf,
     /// `lose_connection` was called: what still comes is discarded.
     pub(crate) disconnecting: bool,
-    /// The time until the connection is closed in any case has begun to count.
-    pub(crate) lingering: bool,
-    pub(crate) timer: Option<DelayedCall>,
-    /// Why nothing can be sent any more; what the peer sent before is still read.
-    write_error: Option<io::Error>,
-    /// What `connection_lost` will be told, however the connection ends.
-    failure: Option<ConnectionLost>,
-    pub(crate) reason: Option<ConnectionLost>,
     /// A callback runs; what it wrote is flushed when it returns.
     pub(crate) held: bool,
     pub(crate) on_ready: bool,
@@ -133,9 +173,7 @@ pub(crate) struct Connection {
     pub(crate) referenced: bool,
     /// Counted among what waits to be sent.
     counted: bool,
-    pub(crate) label: Option<Rc<str>>,
-    pub(crate) log: LogLimit,
-    pub(crate) stats: StreamStats,
+    counters: Counters,
 }
 
 impl Connection {
@@ -145,27 +183,22 @@ impl Connection {
         peer: PeerAddr,
         origin: Origin,
         phase: Phase,
-        tuning: Tuning,
+        tuning: Rc<Tuning>,
     ) -> Self {
         Self {
             key,
             socket,
             protocol: None,
             origin,
-            peer,
+            peer: peer.into(),
             phase,
             queue: WriteQueue::default(),
-            stack: None,
             tuning,
+            rare: None,
             paused: false,
             read_closed: false,
             write_half: WriteHalf::Open,
             disconnecting: false,
-            lingering: false,
-            timer: None,
-            write_error: None,
-            failure: None,
-            reason: None,
             held: false,
             on_ready: false,
             ready: Ready::default(),
@@ -174,21 +207,151 @@ impl Connection {
             writing_paused: false,
             referenced: true,
             counted: false,
-            label: None,
-            log: LogLimit::default(),
-            stats: StreamStats::default(),
+            counters: Counters::default(),
         }
     }
 
     pub(crate) fn label(&self) -> Rc<str> {
-        match &self.label {
+        match self.rare.as_ref().and_then(|rare| rare.label.as_ref()) {
             Some(label) => Rc::clone(label),
-            None => format!("{} {}", self.peer.kind(), self.peer).into(),
+            None => {
+                let peer = self.peer();
+                format!("{} {peer}", peer.kind()).into()
+            }
         }
     }
 
+    pub(crate) fn set_label(&mut self, label: Option<&str>) {
+        if label.is_some() {
+            self.rare().label = label.map(Into::into);
+        }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn peer(&self) -> PeerAddr {
+        match &self.peer {
+            Peer::V4(address) => PeerAddr::Ip(SocketAddr::V4(*address)),
+            Peer::Other(address) => PeerAddr::clone(address),
+        }
+    }
+
+    /// Whom the connection counts for at its listener.
+    pub(crate) fn who(&self) -> Who {
+        match &self.peer {
+            Peer::V4(address) => Who::Ip(IpAddr::V4(*address.ip())),
+            Peer::Other(address) => match **address {
+                PeerAddr::Ip(address) => Who::Ip(address.ip().to_canonical()),
+                PeerAddr::Unix(_) => Who::User(self.rare.as_ref().and_then(|rare| rare.user)),
+            },
+        }
+    }
+
+    pub(crate) fn set_user(&mut self, user: Option<u32>) {
+        self.rare().user = user;
+    }
+
+    #[inline]
+    pub(crate) fn stack(&self) -> Option<&Stack> {
+        self.rare.as_ref().and_then(|rare| rare.stack.as_deref())
+    }
+
+    #[inline]
+    pub(crate) fn stack_mut(&mut self) -> Option<&mut Stack> {
+        self.rare.as_mut().and_then(|rare| rare.stack.as_deref_mut())
+    }
+
+    /// The stack of layers, made if there is none.
+    pub(crate) fn make_stack(&mut self) -> &mut Stack {
+        self.rare().stack.get_or_insert_default()
+    }
+
+    pub(crate) fn take_stack(&mut self) -> Option<Box<Stack>> {
+        self.rare.as_mut().and_then(|rare| rare.stack.take())
+    }
+
+    pub(crate) fn set_timer(&mut self, timer: DelayedCall) {
+        self.rare().timer = Some(timer);
+    }
+
+    pub(crate) fn take_timer(&mut self) -> Option<DelayedCall> {
+        self.rare.as_mut().and_then(|rare| rare.timer.take())
+    }
+
+    /// Why it ended; `None` while it has not.
+    pub(crate) fn reason(&self) -> Option<&ConnectionLost> {
+        self.rare.as_ref().and_then(|rare| rare.reason.as_ref())
+    }
+
+    /// Whether a failure of its callbacks may be logged.
+    pub(crate) fn admits_log(&mut self, now: Instant) -> bool {
+        self.rare().log.admits(now)
+    }
+
+    fn has_write_error(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.write_error.is_some())
+    }
+
+    fn is_lingering(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.lingering)
+    }
+
+    #[inline]
+    pub(crate) fn count_read(&mut self, bytes: usize) {
+        let counters = &mut self.counters;
+        let (sum, bytes_over) = carry(counters.bytes_in, bytes);
+        let (reads, reads_over) = carry(counters.reads, 1);
+        (counters.bytes_in, counters.reads) = (sum, reads);
+        if bytes_over | reads_over != 0 {
+            let stats = &mut self.rare().stats;
+            stats.bytes_in += bytes_over;
+            stats.reads += reads_over;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn count_write(&mut self, bytes: usize) {
+        let counters = &mut self.counters;
+        let (sum, bytes_over) = carry(counters.bytes_out, bytes);
+        let (writes, writes_over) = carry(counters.writes, 1);
+        (counters.bytes_out, counters.writes) = (sum, writes);
+        if bytes_over | writes_over != 0 {
+            let stats = &mut self.rare().stats;
+            stats.bytes_out += bytes_over;
+            stats.writes += writes_over;
+        }
+    }
+
+    fn note_waiting(&mut self, bytes: usize) {
+        match u32::try_from(bytes) {
+            Ok(bytes) => self.counters.queue_high_water = self.counters.queue_high_water.max(bytes),
+            Err(_) => {
+                let most = &mut self.rare().stats.queue_high_water;
+                *most = (*most).max(bytes as u64);
+            }
+        }
+    }
+
+    /// The counters that move rarely.
+    pub(crate) fn rare_stats(&mut self) -> &mut StreamStats {
+        &mut self.rare().stats
+    }
+
+    pub(crate) fn stats(&self) -> StreamStats {
+        let mut stats = self.rare.as_ref().map(|rare| rare.stats).unwrap_or_default();
+        let counters = &self.counters;
+        stats.bytes_in += u64::from(counters.bytes_in);
+        stats.reads += u64::from(counters.reads);
+        stats.bytes_out += u64::from(counters.bytes_out);
+        stats.writes += u64::from(counters.writes);
+        stats.queue_high_water = stats.queue_high_water.max(counters.queue_high_water.into());
+        stats
+    }
+
     pub(crate) fn state(&self) -> ConnectionState {
-        if self.phase != Phase::Open || self.disconnecting || self.write_error.is_some() {
+        if self.phase != Phase::Open || self.disconnecting || self.has_write_error() {
             ConnectionState::Closing
         } else if self.write_half != WriteHalf::Open {
             ConnectionState::WriteClosed
@@ -205,7 +368,7 @@ impl Connection {
             && !self.paused
             && !self.disconnecting
             && !self.read_closed
-            && !self.stack.as_ref().is_some_and(|stack| stack.eof)
+            && !self.stack().is_some_and(|stack| stack.eof)
     }
 
     /// Whether an event leads to a read, which meets an error by itself.
@@ -216,7 +379,10 @@ impl Connection {
     /// Whether a short read says that all was read. On a UNIX socket it may only say that
     /// descriptors or urgent data came with what was read.
     pub(crate) fn trusts_short_reads(&self) -> bool {
-        matches!(self.peer, PeerAddr::Ip(_))
+        match &self.peer {
+            Peer::V4(_) => true,
+            Peer::Other(address) => matches!(**address, PeerAddr::Ip(_)),
+        }
     }
 
     pub(crate) fn make_ready(&mut self, why: Ready, agenda: &mut Agenda) {
@@ -240,7 +406,7 @@ impl Connection {
         self.phase == Phase::Open
             && !self.disconnecting
             && self.write_half == WriteHalf::Open
-            && self.write_error.is_none()
+            && !self.has_write_error()
     }
 
     /// Flushes, and does what waited for the flush.
@@ -275,8 +441,7 @@ impl Connection {
             };
             match result {
                 Ok(taken) => {
-                    self.stats.bytes_out += taken as u64;
-                    self.stats.writes += 1;
+                    self.count_write(taken);
                     let mut beyond = self.queue.taken(taken, &mut agenda.streams.spares);
                     while let Some(data) = more.get(piece)
                         && beyond + offset >= data.len()
@@ -287,7 +452,7 @@ impl Connection {
                     offset += beyond;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stats.would_block += 1;
+                    self.rare_stats().would_block += 1;
                     self.blocked = true;
                     break;
                 }
@@ -329,6 +494,7 @@ impl Connection {
         while let Some((completion, len)) = self.queue.completed() {
             agenda.notices.push_back(Notice::Written(completion, Ok(len)));
         }
+        self.queue.rest(&mut agenda.streams.spares);
     }
 
     /// There is room again.
@@ -351,14 +517,14 @@ impl Connection {
         if self.read_closed || (self.paused && !self.disconnecting) {
             self.end(lost(error), agenda);
         } else {
-            self.write_error = Some(error);
+            self.rare().write_error = Some(error);
             self.make_ready(Ready::DRAIN, agenda);
         }
     }
 
     /// All that had arrived was read: if nothing can be sent any more, this is the end.
     pub(crate) fn read_dry(&mut self, agenda: &mut Agenda) {
-        if let Some(error) = self.write_error.take() {
+        if let Some(error) = self.rare.as_mut().and_then(|rare| rare.write_error.take()) {
             self.end(lost(error), agenda);
         }
     }
@@ -388,7 +554,7 @@ impl Connection {
     /// What waits to be sent keeps `run` going, even on a connection that does not.
     pub(crate) fn account(&mut self, agenda: &mut Agenda) {
         let waiting = !self.queue.is_empty();
-        self.stats.queue_high_water = self.stats.queue_high_water.max(self.queue.bytes() as u64);
+        self.note_waiting(self.queue.bytes());
         if waiting != self.counted {
             self.counted = waiting;
             if waiting {
@@ -402,7 +568,7 @@ impl Connection {
     /// Brings about what was waiting for the queue to be empty, and the end when both directions
     /// are closed.
     pub(crate) fn advance(&mut self, agenda: &mut Agenda) {
-        if self.phase != Phase::Open || !self.queue.is_empty() || self.write_error.is_some() {
+        if self.phase != Phase::Open || !self.queue.is_empty() || self.has_write_error() {
             return;
         }
         let asked = self.write_half == WriteHalf::Closing;
@@ -419,14 +585,14 @@ impl Connection {
         }
         if self.write_half == WriteHalf::Closed && self.read_closed {
             self.end(ConnectionLost::Done, agenda);
-        } else if self.disconnecting && !self.lingering {
+        } else if self.disconnecting && !self.is_lingering() {
             self.linger(agenda);
         }
     }
 
     /// The connection is to be closed; the peer has so much time to close it, too.
     fn linger(&mut self, agenda: &mut Agenda) {
-        self.lingering = true;
+        self.rare().lingering = true;
         agenda.notices.push_back(StreamNotice::Linger(self.key).into());
     }
 
@@ -462,14 +628,14 @@ impl Connection {
     pub(crate) fn fail(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
             // A callback that failed of a write that failed: what broke the connection is told.
-            let is_consequence = self.write_error.is_some()
+            let is_consequence = self.has_write_error()
                 && matches!(&reason, ConnectionLost::Failed(error)
                     if matches!(error.downcast_ref(), Some(WriteError::Closed)));
             if !is_consequence {
-                self.failure.get_or_insert(reason);
+                self.rare().failure.get_or_insert(reason);
             }
             self.lose(agenda);
-            if !self.lingering {
+            if !self.is_lingering() {
                 self.linger(agenda);
             }
         }
@@ -484,10 +650,18 @@ impl Connection {
     pub(crate) fn end(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
             self.phase = Phase::Ended;
-            self.reason = Some(self.failure.take().unwrap_or(reason));
+            let rare = self.rare();
+            rare.reason = Some(rare.failure.take().unwrap_or(reason));
             agenda.notices.push_back(StreamNotice::Close(self.key).into());
         }
     }
+}
+
+/// The sum's low half, and what goes beyond it.
+#[inline]
+fn carry(counter: u32, more: usize) -> (u32, u64) {
+    let sum = u64::from(counter) + more as u64;
+    (sum as u32, sum & !u64::from(u32::MAX))
 }
 
 /// What an error of the system says of the connection.
@@ -504,4 +678,21 @@ pub(crate) fn lost(error: io::Error) -> ConnectionLost {
 /// Whether memory is wanting, rather than anything wrong.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_lose_nothing_when_their_low_half_overflows() {
+        let (low, over) = carry(u32::MAX - 1, 3);
+        assert_eq!(u64::from(low) + over, u64::from(u32::MAX) + 2);
+        assert_eq!(carry(5, 6), (11, 0));
+    }
+
+    #[test]
+    fn an_idle_connection_takes_128_bytes() {
+        assert!(size_of::<Connection>() <= 128, "{}", size_of::<Connection>());
+    }
 }

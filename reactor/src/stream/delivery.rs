@@ -136,7 +136,7 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
             core.streams.buffer = Some(buffer);
             return;
         }
-        if connection.stack.is_some() {
+        if connection.stack().is_some() {
             drop(guard);
             return layer::service(inner, key, ready.drain);
         }
@@ -236,8 +236,7 @@ fn read(connection: &mut Connection, buffer: &mut [u8], agenda: &mut Agenda) -> 
             }
         }
         Ok(len) => {
-            connection.stats.bytes_in += len as u64;
-            connection.stats.reads += 1;
+            connection.count_read(len);
             Read::Data { len, short: len < buffer.len() && connection.trusts_short_reads() }
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -266,7 +265,7 @@ pub(crate) fn discard(
         let room = budget.min(buffer.len());
         match read(connection, &mut buffer[..room], agenda) {
             Read::Data { len, short } => {
-                connection.stats.bytes_discarded += len as u64;
+                connection.rare_stats().bytes_discarded += len as u64;
                 budget -= len;
                 if short && !drain {
                     break;

@@ -33,7 +33,7 @@ pub(crate) struct Listener {
     /// `None` while it is called.
     pub(crate) factory: Option<Box<dyn Factory>>,
     pub(crate) accept: Accept,
-    pub(crate) tuning: Tuning,
+    pub(crate) tuning: Rc<Tuning>,
     pub(crate) paused: bool,
     pub(crate) closing: bool,
     pub(crate) stopped: Vec<Call>,
@@ -64,7 +64,7 @@ impl Listener {
             factory: None,
             paused: accept.start_paused,
             accept,
-            tuning,
+            tuning: Rc::new(tuning),
             closing: false,
             stopped: Vec::new(),
             on_ready: false,
@@ -238,9 +238,12 @@ fn accept_one(
     if counts {
         *listener.per_peer.entry(who).or_default() += 1;
     }
-    let origin = Origin::Listener(listener.key, who);
-    let tuning = listener.tuning;
-    let connection = Connection::new(stream, socket, peer.clone(), origin, Phase::Open, tuning);
+    let origin = Origin::Listener(listener.key);
+    let tuning = Rc::clone(&listener.tuning);
+    let mut connection = Connection::new(stream, socket, peer.clone(), origin, Phase::Open, tuning);
+    if let Who::User(Some(user)) = who {
+        connection.set_user(Some(user));
+    }
     Ok((connection, factory, peer))
 }
 

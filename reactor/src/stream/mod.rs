@@ -93,7 +93,7 @@ pub(crate) struct StreamAgenda {
     /// Connections with unflushed writes, or an end to bring about.
     pub(crate) dirty: VecDeque<Key>,
     /// Memory for small writes.
-    pub(crate) spares: Vec<Vec<u8>>,
+    pub(crate) spares: write_queue::Spares,
 }
 
 /// Something that user code is told from the loop, in order.

@@ -162,7 +162,7 @@ impl Transport {
     /// [`unix_local_addr`](Self::unix_local_addr) tells.
     pub fn local_addr(&self) -> Result<SocketAddr, OptionError> {
         self.with(|connection, _| {
-            connection.peer.ip().ok_or(NOT_IP)?;
+            connection.peer().ip().ok_or(NOT_IP)?;
             connection
                 .socket
                 .local_addr()
@@ -177,7 +177,7 @@ impl Transport {
     /// [`OptionError`]: `Closed`, or `Unsupported` on a UNIX stream, whose peer
     /// [`peer`](Self::peer) tells.
     pub fn peer_addr(&self) -> Result<SocketAddr, OptionError> {
-        self.with(|connection, _| connection.peer.ip().ok_or(NOT_IP))
+        self.with(|connection, _| connection.peer().ip().ok_or(NOT_IP))
             .unwrap_or(Err(OptionError::Closed))
     }
 
@@ -186,7 +186,7 @@ impl Transport {
     /// # Errors
     /// [`Closed`].
     pub fn peer(&self) -> Result<PeerAddr, Closed> {
-        self.with(|connection, _| connection.peer.clone()).ok_or(Closed)
+        self.with(|connection, _| connection.peer()).ok_or(Closed)
     }
 
     /// The family of the peer's address; [`Family::Dual`] for an IPv4 peer of a dual-stack port.
@@ -194,7 +194,7 @@ impl Transport {
     /// # Errors
     /// [`OptionError`]: `Closed`, or `Unsupported` on a UNIX stream.
     pub fn family(&self) -> Result<Family, OptionError> {
-        self.with(|connection, _| match connection.peer.ip().ok_or(NOT_IP)? {
+        self.with(|connection, _| match connection.peer().ip().ok_or(NOT_IP)? {
             SocketAddr::V4(_) => Ok(Family::V4),
             SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => Ok(Family::Dual),
             SocketAddr::V6(_) => Ok(Family::V6Only),
@@ -213,7 +213,7 @@ impl Transport {
     /// # Errors
     /// [`Closed`].
     pub fn set_label(&self, label: &str) -> Result<(), Closed> {
-        self.with(|connection, _| connection.label = Some(label.into())).ok_or(Closed)
+        self.with(|connection, _| connection.set_label(Some(label))).ok_or(Closed)
     }
 
     /// What the connection has done so far.
@@ -221,7 +221,7 @@ impl Transport {
     /// # Errors
     /// [`Closed`].
     pub fn stats(&self) -> Result<StreamStats, Closed> {
-        self.with(|connection, _| connection.stats).ok_or(Closed)
+        self.with(|connection, _| connection.stats()).ok_or(Closed)
     }
 
     // ---- Life ----
