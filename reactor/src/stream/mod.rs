@@ -3,7 +3,8 @@
 //! The way of a connection, file by file: a [`listener`] accepts it, or a [`connector`] opens it;
 //! its [`factory`] builds the [`protocol`]; [`delivery`] reads from the socket and hands to the
 //! protocol what came; what that writes through its [`transport`] ([`writing`]) goes straight to
-//! the socket or collects in the [`write_queue`], which [`connection`] flushes; [`closing`] is the
+//! the socket or collects in the [`write_queue`], which [`connection`] flushes ([`rare`] is what few
+//! connections need); [`closing`] is the
 //! end of it. [`listen`] opens ports, [`options`] says how they behave.
 
 mod address;
@@ -27,6 +28,7 @@ mod options;
 #[cfg(test)]
 mod property_tests;
 mod protocol;
+mod rare;
 mod settings;
 mod transport;
 mod unix;

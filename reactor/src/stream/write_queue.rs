@@ -18,6 +18,7 @@ const SPARES: usize = 16;
 #[derive(Default)]
 pub(crate) struct Spares {
     chunks: Vec<Vec<u8>>,
+    #[expect(clippy::vec_box, reason = "a queue takes the box as it is")]
     contents: Vec<Box<Content>>,
 }
 
