@@ -5,15 +5,18 @@ use std::net::{Shutdown, TcpStream};
 
 use std::process::Command;
 
-use crate::program::{PATIENCE, Program, assert_echoes, example, serve, start};
+use crate::program::{PATIENCE, Program, assert_echoes, example, start};
 
 #[test]
 fn per_core_echo_answers_over_both_protocols_until_a_signal_ends_all_workers() {
     let arguments = ["--listen", "127.0.0.1:0", "--workers", "2"];
-    let (program, server) = serve("per_core_echo", &arguments, "echoing on ");
+    let program = start("per_core_echo", &arguments);
+    let line = program.line_after("echoing on UDP ");
+    let (udp, rest) = line.split_once(", TCP ").unwrap();
+    let tcp = rest.strip_suffix(", 2 workers").unwrap();
     for _ in 0..16 {
-        assert_echoes(server, b"hello");
-        let mut stream = TcpStream::connect(server).unwrap();
+        assert_echoes(udp.parse().unwrap(), b"hello");
+        let mut stream = TcpStream::connect(tcp).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(b"hello").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
