@@ -62,15 +62,17 @@ fn main() -> anyhow::Result<()> {
     let Arguments { listen, workers } = Arguments::parse();
     let workers = workers.map_or_else(|| available_parallelism().map(usize::from), Ok)?;
     // What the first worker got, if the port was left to the system.
-    let shared = OnceLock::new();
+    let (shared_udp, shared_tcp) = (OnceLock::new(), OnceLock::new());
     let set_up = |handle: &Handle, index: usize| {
-        let address = *shared.get().unwrap_or(&listen);
-        let udp = handle.listen_udp(UdpOptions::new(address).reuse_port(true), Echo)?;
-        let address = *shared.get_or_init(|| udp.local_addr().unwrap_or(listen));
-        let tcp = TcpOptions::new(address).reuse_port(true);
-        let tcp = handle.listen_tcp(tcp, |_: PeerAddr| Some(Echo))?;
+        let options = UdpOptions::new(*shared_udp.get().unwrap_or(&listen)).reuse_port(true);
+        let udp = handle.listen_udp(options, Echo)?;
+        let options = TcpOptions::new(*shared_tcp.get().unwrap_or(&listen)).reuse_port(true);
+        let tcp = handle.listen_tcp(options, |_: PeerAddr| Some(Echo))?;
+        let addresses = (udp.local_addr()?, tcp.local_addr()?);
+        shared_udp.get_or_init(|| addresses.0);
+        shared_tcp.get_or_init(|| addresses.1);
         if index + 1 == workers {
-            println!("echoing on {address} with {workers} workers");
+            println!("echoing on UDP {}, TCP {}, {workers} workers", addresses.0, addresses.1);
         }
         handle.on_shutdown(ShutdownPhase::During, move |_| {
             let datagrams = udp.stats()?.datagrams_in;

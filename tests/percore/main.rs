@@ -3,5 +3,9 @@
 #[path = "../common/watchdog.rs"]
 mod watchdog;
 
+#[path = "../program/mod.rs"]
+mod program;
+
 mod ending;
+mod programs;
 mod sharing;
