@@ -81,7 +81,8 @@ pub(crate) trait StreamSocket {
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
     /// Fetches and clears the pending error (`SO_ERROR`).
     fn take_error(&self) -> io::Result<Option<io::Error>>;
-    /// Makes closing it a reset: nothing more is sent, and the peer is told so.
+    /// Makes closing it a reset, if it is none at once: nothing more is sent, and the peer is told
+    /// so. To be called last.
     fn reset_on_close(&self) -> io::Result<()>;
 
     fn set_option(&self, option: StreamOption) -> io::Result<()>;

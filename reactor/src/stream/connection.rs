@@ -220,6 +220,11 @@ impl Connection {
             && !self.has_write_error()
     }
 
+    /// Whether nothing can be sent any more, whatever waits.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.phase != Phase::Open || self.write_error.is_some()
+    }
+
     /// Flushes, and does what waited for the flush.
     pub(crate) fn settle(&mut self, agenda: &mut Agenda) {
         if self.phase != Phase::Open {

@@ -81,11 +81,16 @@ impl Transport {
     /// Offers everything written so far to the system now, instead of when the callback returns.
     ///
     /// # Errors
-    /// [`WriteError::WouldBlock`] if some still waits for room; [`WriteError::Closed`].
+    /// [`WriteError::WouldBlock`] if some still waits for room; [`WriteError::Closed`], also if the
+    /// connection turns out to be broken.
     pub fn flush(&self) -> Result<(), WriteError> {
         self.with(|connection, agenda| {
             connection.settle(agenda);
-            if connection.queue.is_empty() { Ok(()) } else { Err(WriteError::WouldBlock) }
+            match connection.queue.is_empty() {
+                _ if connection.is_broken() => Err(WriteError::Closed),
+                true => Ok(()),
+                false => Err(WriteError::WouldBlock),
+            }
         })
         .unwrap_or(Err(WriteError::Closed))
     }

@@ -207,7 +207,6 @@ impl Drop for OsListener {
 pub(super) struct OsStream {
     socket: Socket,
     registration: Registration,
-    ownership: Ownership,
     unix: bool,
 }
 
@@ -215,7 +214,7 @@ impl OsStream {
     fn new(socket: Socket, registration: Registration, unix: bool) -> io::Result<Self> {
         #[cfg(target_vendor = "apple")]
         socket.set_nosigpipe(true)?;
-        Ok(Self { socket, registration, ownership: Ownership::Owned, unix })
+        Ok(Self { socket, registration, unix })
     }
 
     /// Some of what only TCP has would be accepted and do nothing.
@@ -233,8 +232,7 @@ impl OsStream {
             socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
             socket.set_cloexec(true).map_err(AdoptError::Socket)?;
         }
-        let mut stream = Self::new(socket, registration, unix).map_err(AdoptError::Socket)?;
-        stream.ownership = ownership;
+        let stream = Self::new(socket, registration, unix).map_err(AdoptError::Socket)?;
         stream.registration.register_stream(stream.socket.as_fd()).map_err(AdoptError::Socket)?;
         Ok(stream)
     }
@@ -336,10 +334,9 @@ impl StreamSocket for OsStream {
     }
 
     fn reset_on_close(&self) -> io::Result<()> {
-        // Closing one of several descriptors ends nothing. Linux resets a connection that is
-        // dissolved, whoever holds it; elsewhere that is not to be had.
-        if self.ownership == Ownership::Shared
-            && cfg!(any(target_os = "linux", target_os = "android"))
+        // Others may have a descriptor of it (who gave us a duplicate, a child), so that closing
+        // ours would end nothing. Linux resets a connection that is dissolved, whoever holds it.
+        if cfg!(any(target_os = "linux", target_os = "android"))
             && sys::disconnect(self.socket.as_fd()).is_ok()
         {
             return Ok(());

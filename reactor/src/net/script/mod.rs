@@ -3,6 +3,7 @@
 //! reads) is tried against the layers above with them.
 
 mod datagram;
+mod listener;
 mod stream;
 
 use std::cell::RefCell;
@@ -10,7 +11,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 pub use datagram::{GroupChange, Script, SendStep, Sent};
-pub use stream::{ScriptedListener, ScriptedStream, StreamEvent, WriteStep};
+pub use listener::ScriptedListener;
+pub use stream::{ScriptedStream, StreamEvent, WriteStep};
 
 use super::{Event, OpenError, StreamSocket};
 use crate::inner::Inner;
