@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use strand_reactor::{
@@ -12,6 +13,7 @@ use strand_reactor::{
     UnixDatagramOptions, UnixDatagramProtocol, UnixDatagramTransport, UnixOptions,
 };
 
+use crate::program::{Program, works};
 use crate::support::{Folder, has_abstract_names, name, reactor, run};
 
 /// A protocol of both kinds that does nothing.
@@ -188,6 +190,37 @@ fn of_two_ports_on_a_dead_path_the_second_is_refused() {
     let _port = listen(&reactor, &path).unwrap();
     assert_taken(listen(&reactor, &path), &path);
     drop(UnixStream::connect(&path).unwrap());
+}
+
+#[test]
+fn a_dead_path_is_left_alone_while_another_program_replaces_one_there() {
+    if !works(Command::new("flock").arg("--version"), "flock") {
+        return;
+    }
+    let (folder, reactor) = (Folder::new(), reactor());
+    let path = folder.socket();
+    drop(UnixListener::bind(&path).unwrap());
+    let mut lock = Command::new("flock");
+    let mut other = Program::start(lock.arg(folder.path()).args(["-c", "echo locked; read end"]));
+    assert_eq!(other.line(), "locked");
+    assert_taken(listen(&reactor, &path), &path);
+    // Where nothing is in the way, nobody is waited for.
+    listen(&reactor, folder.join("free")).unwrap();
+    other.say("end");
+    other.finish().succeeded();
+    listen(&reactor, &path).unwrap();
+}
+
+#[test]
+fn a_directory_that_is_none_does_not_block() {
+    if !works(Command::new("mkfifo").arg("--version"), "mkfifo") {
+        return;
+    }
+    let (folder, reactor) = (Folder::new(), reactor());
+    let fifo = folder.join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let error = listen(&reactor, fifo.join("s")).unwrap_err();
+    assert!(error.to_string().contains("fifo/s"), "{error}");
 }
 
 #[test]

@@ -181,9 +181,15 @@ impl Connection {
     }
 
     pub(crate) fn label(&self) -> Rc<str> {
-        match &self.label {
-            Some(label) => Rc::clone(label),
-            None => format!("{} {}", self.peer.kind(), self.peer).into(),
+        match (&self.label, &self.peer) {
+            (Some(label), _) => Rc::clone(label),
+            (None, PeerAddr::Ip(peer)) => format!("tcp {peer}").into(),
+            (None, PeerAddr::Unix(peer)) if !peer.is_unnamed() => format!("unix {peer}").into(),
+            // Most clients have no name: the server's says more.
+            (None, PeerAddr::Unix(_)) => match self.socket.unix_local_addr() {
+                Ok(own) if !own.is_unnamed() => format!("unix client of {own}").into(),
+                _ => "unix".into(),
+            },
         }
     }
 
