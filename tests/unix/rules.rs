@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::time::Duration;
 
 use strand_reactor::{ConnectionLost, ConnectionState, Flow, PeerAddr, StreamLayer, UnixOptions};
 
@@ -108,16 +107,18 @@ fn closing_leaves_the_peer_all_that_was_written_though_its_own_words_are_unread(
 #[test]
 fn an_abort_drops_what_waits_and_ends_both_sides() {
     let log = log();
+    let (tell, told) = std::sync::mpsc::channel();
     let got = against(
-        Recorder::new(&log).made(|transport| {
-            transport.write(&pattern(8 << 20))?;
-            transport.reactor().call_later(Duration::ZERO, {
-                let transport = transport.clone();
-                move |_| transport.abort_connection()
-            });
-            Ok(())
-        }),
-        |mut stream| {
+        Recorder::new(&log)
+            .made(|transport| {
+                transport.write(&pattern(8 << 20))?;
+                transport.abort_connection();
+                Ok(())
+            })
+            .lost(move |_| tell.send(()).expect("the peer waits")),
+        move |mut stream| {
+            // The system holds some of it, and was never asked to take the rest.
+            told.recv_timeout(WATCHDOG).expect("it was lost");
             let mut all = Vec::new();
             // An end or a reset: UNIX sockets have no other word for it.
             let _ = stream.read_to_end(&mut all);
