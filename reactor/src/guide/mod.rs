@@ -26,5 +26,8 @@ pub mod cores {}
 #[doc = include_str!("names.md")]
 pub mod names {}
 
+#[doc = include_str!("unix_sockets.md")]
+pub mod unix_sockets {}
+
 #[doc = include_str!("testing.md")]
 pub mod testing {}

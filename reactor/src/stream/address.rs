@@ -43,14 +43,6 @@ impl PeerAddr {
             Self::Unix(address) => Some(address),
         }
     }
-
-    /// What logs call a connection of this kind.
-    pub(crate) fn kind(&self) -> &'static str {
-        match self {
-            Self::Ip(_) => "tcp",
-            Self::Unix(_) => "unix",
-        }
-    }
 }
 
 impl From<SocketAddr> for PeerAddr {

@@ -222,7 +222,7 @@ impl Connection {
 
     /// Whether nothing can be sent any more, whatever waits.
     pub(crate) fn is_broken(&self) -> bool {
-        self.phase != Phase::Open || self.write_error.is_some()
+        self.phase != Phase::Open || self.has_write_error()
     }
 
     /// Flushes, and does what waited for the flush.

@@ -61,12 +61,17 @@ pub(super) struct Counters {
 
 impl Connection {
     pub(crate) fn label(&self) -> Rc<str> {
-        match self.rare.as_ref().and_then(|rare| rare.label.as_ref()) {
-            Some(label) => Rc::clone(label),
-            None => {
-                let peer = self.peer();
-                format!("{} {peer}", peer.kind()).into()
-            }
+        if let Some(label) = self.rare.as_ref().and_then(|rare| rare.label.as_ref()) {
+            return Rc::clone(label);
+        }
+        match self.peer() {
+            PeerAddr::Ip(peer) => format!("tcp {peer}").into(),
+            PeerAddr::Unix(peer) if !peer.is_unnamed() => format!("unix {peer}").into(),
+            // Most clients have no name: the server's says more.
+            PeerAddr::Unix(_) => match self.socket.unix_local_addr() {
+                Ok(own) if !own.is_unnamed() => format!("unix client of {own}").into(),
+                _ => "unix".into(),
+            },
         }
     }
 

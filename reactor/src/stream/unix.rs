@@ -40,7 +40,7 @@ impl Handle {
     /// }
     /// let reactor = Reactor::new()?;
     /// let path = std::env::temp_dir().join(format!("strand-listen-{}.sock", std::process::id()));
-    /// let _port = reactor.listen_unix(&path, |_: PeerAddr| Some(Echo))?;
+    /// reactor.listen_unix(&path, |_: PeerAddr| Some(Echo))?;
     /// let taken = reactor.listen_unix(&path, |_: PeerAddr| Some(Echo)).unwrap_err();
     /// assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
     /// drop(reactor);

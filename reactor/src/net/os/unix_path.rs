@@ -10,7 +10,7 @@
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{SockAddr, Socket, Type};
@@ -85,7 +85,6 @@ fn set_mode_of(socket: &Socket, bits: u32) -> io::Result<()> {
 /// The file at a path, by which its mode is changed, and what is known of it; no link is followed.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn look(path: &Path) -> io::Result<(File, Metadata)> {
-    use std::os::unix::fs::OpenOptionsExt;
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
@@ -124,7 +123,10 @@ impl Lock {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let Ok(directory) = File::open(directory) else { return Self::Unavailable };
+        // Whatever it may be, opening it must not block.
+        let flags = libc::O_DIRECTORY | libc::O_NONBLOCK;
+        let opened = File::options().read(true).custom_flags(flags).open(directory);
+        let Ok(directory) = opened else { return Self::Unavailable };
         match sys::try_lock(directory.as_fd()) {
             Ok(()) => Self::Held(directory),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Self::Busy,
