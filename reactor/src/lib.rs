@@ -67,6 +67,12 @@ pub mod os {
     pub use crate::activation::{ListenFd, take_listen_fds};
 }
 
+/// A network in a box, under virtual time (feature `sim`).
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::net::sim::{HostAddresses, HostError, World};
+}
+
 /// For tests of the reactor, and of protocols on it (feature `testing`).
 #[cfg(feature = "testing")]
 pub mod testing {

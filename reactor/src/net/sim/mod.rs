@@ -1,0 +1,22 @@
+//! A network in a box: unmodified protocols under virtual time, from one seed always the same.
+
+mod addresses;
+mod driver;
+mod error;
+mod host;
+mod links;
+mod network;
+mod packet;
+mod queue;
+mod table;
+mod tcp;
+mod trace;
+mod turn;
+mod udp;
+mod world;
+
+pub use addresses::HostAddresses;
+pub use error::HostError;
+pub use world::World;
+
+pub(crate) use turn::Hook;
