@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use crate::Handle;
 use crate::agenda::{Call, Notice};
 use crate::callback::{CallbackResult, panic_message};
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 use crate::reactor::Builder;
 use crate::slots::{Key, Slots};
 use crate::threads::Mailbox;
@@ -317,7 +317,7 @@ impl Job {
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn cancel(&self) -> Result<(), JobCancelError> {
-        let inner = self.inner.upgrade().ok_or(JobCancelError::Closed)?;
+        let inner = reach(&self.inner).ok_or(JobCancelError::Closed)?;
         if inner.core.borrow().closed {
             return Err(JobCancelError::Closed);
         }

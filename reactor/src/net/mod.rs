@@ -16,6 +16,8 @@
 pub(crate) mod os;
 #[cfg(feature = "testing")]
 pub(crate) mod script;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
 mod stream;
 
 use std::io;

@@ -49,7 +49,7 @@ use self::query::Failing;
 use crate::Handle;
 use crate::agenda::{Call, Notice};
 use crate::callback::{CallbackResult, guarded};
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 use crate::slots::{Key, Slots};
 use crate::timers::DelayedCall;
 
@@ -259,7 +259,7 @@ impl Resolution {
     }
 
     fn pending(&self) -> Option<(Rc<Inner>, Key)> {
-        let (inner, key) = (self.inner.upgrade()?, self.key?);
+        let (inner, key) = (reach(&self.inner)?, self.key?);
         let pending = inner.names.is_pending(key) && !inner.core.borrow().closed;
         pending.then_some((inner, key))
     }

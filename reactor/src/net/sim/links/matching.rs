@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::net::sim::error::HostError;
 use crate::net::sim::host::HostId;
 use crate::net::sim::packet::{Body, Flags, Packet, TCP, UDP};
 
@@ -19,7 +20,7 @@ const ICMP: u8 = 1;
 ///
 /// let by_name = Hosts::from(["alice", "bob"]);
 /// let by_address = Hosts::from(Ipv4Addr::new(10, 0, 0, 1));
-/// assert_eq!(format!("{by_name:?} {by_address:?}"), r#"["alice", "bob"] [10.0.0.1]"#);
+/// assert_eq!(format!("{by_name:?} {by_address:?}"), r#"["alice", "bob"] ["10.0.0.1"]"#);
 /// ```
 #[derive(Clone, Default)]
 pub struct Hosts(Vec<Host>);
@@ -31,31 +32,30 @@ pub(crate) enum Host {
 }
 
 impl Hosts {
-    /// These hosts as a set; `find` knows them all.
+    /// These hosts, by a search that knows them all.
     ///
-    /// # Panics
-    ///
-    /// If it does not know one.
-    pub(super) fn resolve(&self, find: &dyn Fn(&Host) -> Option<HostId>) -> HostSet {
-        let ids: Vec<_> = self
-            .0
-            .iter()
-            .map(|host| find(host).unwrap_or_else(|| panic!("no host {host:?}: add it before")))
-            .collect();
-        HostSet::of(&ids)
+    /// # Errors
+    /// It does not know one.
+    pub(crate) fn resolve(
+        &self,
+        find: &dyn Fn(&Host) -> Option<HostId>,
+    ) -> Result<Vec<HostId>, HostError> {
+        let known =
+            |host: &Host| find(host).ok_or_else(|| HostError::Unknown { name: format!("{host}") });
+        self.0.iter().map(known).collect()
     }
 }
 
 impl fmt::Debug for Hosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.0).finish()
+        f.debug_list().entries(self.0.iter().map(Host::to_string)).finish()
     }
 }
 
-impl fmt::Debug for Host {
+impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(name) => name.fmt(f),
+            Self::Name(name) => f.write_str(name),
             Self::Address(address) => address.fmt(f),
         }
     }

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::error::HostError;
 use super::host::HostId;
 use super::packet::Packet;
 use pairs::Pairs;
@@ -43,14 +44,13 @@ pub(crate) use rules::{Attempt, Refusal};
 
 /// The latency between two hosts of which nothing was said: 1 ms.
 const LATENCY: Duration = Duration::from_millis(1);
-/// The latency of what a host sends to itself.
-const LOOPBACK_LATENCY: Duration = Duration::from_micros(10);
 
 /// The links between the hosts of a world, and the rules about them.
 pub(crate) struct Links {
     default: Link,
     /// The latency of the default link, if there is no more to it.
     plain_ns: Option<u64>,
+    /// The link of a host with itself.
     loopback: Link,
     pairs: Pairs,
     rules: Rules,
@@ -83,6 +83,15 @@ pub(crate) enum Reason {
     Partition,
     /// Longer than the MTU.
     TooBig,
+    /// The host that it goes to is down.
+    HostDown,
+}
+
+impl Reason {
+    /// Whether it came as far as its destination.
+    pub(crate) fn is_of_receiver(self) -> bool {
+        matches!(self, Self::HostDown)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -93,6 +102,7 @@ impl fmt::Display for Reason {
             Self::Rule => "a rule",
             Self::Partition => "a partition",
             Self::TooBig => "longer than the MTU",
+            Self::HostDown => "the host is down",
         })
     }
 }
@@ -165,8 +175,14 @@ impl Links {
         }
     }
 
-    /// Sets the link of all pairs of hosts that have none of their own. What a host sends to
-    /// itself has one from the beginning.
+    /// Whether what a host sends to itself takes no time and is not lost: it need not be asked.
+    #[inline]
+    pub(crate) fn spares_loopback(&mut self, host: HostId) -> bool {
+        self.rules.has_no_packets() && self.pairs.get_mut(host, host).is_none()
+    }
+
+    /// Sets the link of all pairs of hosts that have none of their own; not that of a
+    /// host with itself.
     pub(crate) fn set_default(&mut self, link: Link) {
         self.plain_ns = link.as_plain();
         self.default = link;
@@ -180,10 +196,16 @@ impl Links {
 
     /// Puts a rule in force; `find` knows the hosts.
     ///
-    /// # Panics
+    /// # Errors
+    /// It does not know one.
     ///
-    /// If the rule names a host that is not known, or contradicts itself.
-    pub(crate) fn add_rule(&mut self, rule: Rule, find: &dyn Fn(&Host) -> Option<HostId>) -> Guard {
+    /// # Panics
+    /// If the rule contradicts itself.
+    pub(crate) fn add_rule(
+        &mut self,
+        rule: Rule,
+        find: &dyn Fn(&Host) -> Option<HostId>,
+    ) -> Result<Guard, HostError> {
         self.rules.add(rule, find)
     }
 
@@ -211,7 +233,7 @@ impl Default for Links {
         Self {
             plain_ns: default.as_plain(),
             default,
-            loopback: Link::new().latency(LOOPBACK_LATENCY),
+            loopback: Link::new(),
             pairs: Pairs::default(),
             rules: Rules::default(),
             flights: Flights::default(),

@@ -307,15 +307,15 @@ pub(super) struct Shared {
 ///
 /// What is under way already is not affected, neither by the beginning nor by the end of a rule.
 ///
-/// ```no_run
-/// # fn example(world: &mut strand_reactor::sim::World) {
-/// use strand_reactor::sim::Rule;
+/// ```
+/// use strand_reactor::sim::{Rule, World};
 ///
-/// let storm = world.rule(Rule::drop().from("alice").probability(0.5));
+/// let world = World::new(1);
+/// world.host("alice", "10.0.0.1")?;
+/// let storm = world.rule(Rule::drop().from("alice").probability(0.5))?;
 /// assert_eq!(storm.hits(), 0);
 /// storm.lift();
-/// world.rule(Rule::drop().to("bob").port(53)).keep();
-/// # }
+/// # Ok::<(), anyhow::Error>(())
 /// ```
 #[must_use = "a rule is lifted when its guard is dropped; `keep` leaves it in force"]
 #[derive(Debug)]

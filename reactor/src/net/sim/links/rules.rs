@@ -7,12 +7,13 @@ use std::rc::Rc;
 use fastrand::Rng;
 
 use super::loss::Chance;
-use super::matching::{Host, HostSet, PacketView, Traffic};
+use super::matching::{Host, HostSet, Hosts, PacketView, Traffic};
 use super::pairs::Pairs;
 use super::queue::Queue;
 use super::rule::{Call, Condition, Effect, Guard, Rule, Schedule, Shared};
 use super::stage::{Flights, pass};
 use super::{Link, Reason};
+use crate::net::sim::error::HostError;
 use crate::net::sim::host::HostId;
 use crate::net::sim::packet::Packet;
 
@@ -63,17 +64,25 @@ pub(crate) struct Attempt {
 impl Rules {
     /// Puts a rule in force.
     ///
-    /// # Panics
+    /// # Errors
+    /// It names a host that `find` does not know.
     ///
-    /// If it names a host that `find` does not know, or contradicts itself.
-    pub(super) fn add(&mut self, rule: Rule, find: &dyn Fn(&Host) -> Option<HostId>) -> Guard {
+    /// # Panics
+    /// If it contradicts itself.
+    pub(super) fn add(
+        &mut self,
+        rule: Rule,
+        find: &dyn Fn(&Host) -> Option<HostId>,
+    ) -> Result<Guard, HostError> {
         self.over_ns = self.over_ns.min(rule.schedule.over_ns());
         let shared = Rc::new(Shared { lifts: Rc::clone(&self.lifts), ..Shared::default() });
         let guard = Guard::new(&shared);
         let Rule { effect, from, to, both_ways, traffic, condition, chance, times, schedule } =
             rule;
-        let (from, to) =
-            (from.map(|hosts| hosts.resolve(find)), to.map(|hosts| hosts.resolve(find)));
+        let set = |hosts: Option<Hosts>| -> Result<_, HostError> {
+            hosts.map(|hosts| Ok(HostSet::of(&hosts.resolve(find)?))).transpose()
+        };
+        let (from, to) = (set(from)?, set(to)?);
         let rest = Active {
             effect: (),
             from,
@@ -101,7 +110,7 @@ impl Rules {
                 self.calls.push(rest.with((calls, errno)));
             }
         }
-        guard
+        Ok(guard)
     }
 
     #[inline]

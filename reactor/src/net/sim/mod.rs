@@ -1,0 +1,24 @@
+//! A network in a box: unmodified protocols under virtual time, from one seed always the same.
+
+mod addresses;
+mod driver;
+mod error;
+mod faults;
+mod host;
+mod links;
+mod network;
+mod packet;
+mod queue;
+mod table;
+mod tcp;
+mod trace;
+mod turn;
+mod udp;
+mod world;
+
+pub use addresses::HostAddresses;
+pub use error::HostError;
+pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
+pub use world::World;
+
+pub(crate) use turn::Hook;

@@ -1,0 +1,4 @@
+//! Unmodified protocols in a simulated world.
+
+mod running;
+mod support;
