@@ -196,7 +196,9 @@ fn find(
     addresses: &AddressTable,
 ) -> Option<HostId> {
     match host {
-        Host::Name(name) => names.get(name.as_str()).copied(),
+        Host::Name(name) => {
+            names.get(name.as_str()).copied().or_else(|| addresses.get(name.parse().ok()?))
+        }
         Host::Address(address) => addresses.get(*address),
     }
 }

@@ -4,6 +4,7 @@ mod addresses;
 mod driver;
 mod error;
 mod faults;
+mod faulty;
 mod host;
 mod links;
 mod network;

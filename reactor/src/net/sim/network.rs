@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fastrand::Rng;
 use slab::Slab;
 
+use super::faulty::Waiting;
 use super::host::{HostId, HostState, Signal};
 use super::links::{Fate, Links, Reason};
 use super::packet::{Body, Packet, TCP};
@@ -30,6 +31,8 @@ pub(crate) enum Happening {
     Turn(HostId),
     /// A timer of the TCP of a host; under `what` lies what was given when it was set.
     Tcp { host: HostId, what: u32 },
+    /// Sockets that a rule has refused are to try again.
+    Refused,
 }
 
 /// A packet between two hosts.
@@ -50,6 +53,7 @@ pub(crate) struct Net {
     pub(crate) links: Links,
     pub(crate) rng: Rng,
     pub(crate) trace: Trace,
+    pub(super) waiting: Waiting,
     /// Hosts that are to take a turn now, in the order of becoming ready.
     pub(crate) ready: VecDeque<HostId>,
 }
@@ -70,6 +74,7 @@ impl Net {
             links: Links::default(),
             rng: Rng::with_seed(seed),
             trace: Trace::default(),
+            waiting: Waiting::default(),
             ready: VecDeque::new(),
         }
     }
@@ -191,6 +196,7 @@ impl Net {
                     let what = self.timers.remove(what as usize);
                     tcp::timer(self, host, what);
                 }
+                Happening::Refused => self.tell_refused(),
                 Happening::Turn(id) => {
                     let host = self.host_mut(id);
                     if host.wake_at == entry.at {

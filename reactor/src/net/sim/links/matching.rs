@@ -12,7 +12,8 @@ const ICMP: u8 = 1;
 
 /// Hosts that a rule is about: by name, or by one of their addresses.
 ///
-/// Wherever some are wanted, one of either does as well, an array, a slice or a `Vec`.
+/// Wherever some are wanted, one of either does as well, an array, a slice or a `Vec`. Text is a
+/// name if there is a host of that name, and an address otherwise.
 ///
 /// ```
 /// use std::net::Ipv4Addr;

@@ -220,6 +220,17 @@ impl Links {
         self.rules.refuses(rng, now_ns, attempt)
     }
 
+    /// Whether no rule is about calls.
+    #[inline]
+    pub(crate) fn refuses_nothing(&self) -> bool {
+        self.rules.has_no_calls()
+    }
+
+    /// Whether a rule is about this call: it may fail now.
+    pub(crate) fn would_refuse(&self, now_ns: u64, attempt: &Attempt) -> bool {
+        self.rules.would_refuse(now_ns, attempt)
+    }
+
     /// How many rules were lifted so far: when it grows, a socket that was refused may try again.
     #[inline]
     pub(crate) fn lifts(&self) -> u64 {

@@ -118,6 +118,11 @@ impl Rules {
         self.packets.is_empty()
     }
 
+    #[inline]
+    pub(super) fn has_no_calls(&self) -> bool {
+        self.calls.is_empty()
+    }
+
     /// How many rules were lifted so far: when it grows, a socket that was refused may try again.
     pub(super) fn lifts(&self) -> u64 {
         self.lifts.get()
@@ -172,6 +177,11 @@ impl Rules {
             .iter_mut()
             .find_map(|rule| (rule.has_call(now_ns, attempt) && rule.takes(rng)).then_some(rule))?;
         Some(Refusal { errno: rule.effect.1, until_ns: rule.schedule.ends(now_ns) })
+    }
+
+    /// Whether a rule is about this call.
+    pub(super) fn would_refuse(&self, now_ns: u64, attempt: &Attempt) -> bool {
+        self.calls.iter().any(|rule| rule.has_call(now_ns, attempt))
     }
 
     /// Takes out the rules that were lifted, or whose schedule is over.
@@ -253,6 +263,7 @@ impl<E> Active<E> {
 impl Active<(Vec<Call>, i32)> {
     fn has_call(&self, now_ns: u64, attempt: &Attempt) -> bool {
         self.effect.0.contains(&attempt.call)
+            && !self.shared.lifted.get()
             && self.schedule.applies(now_ns)
             && self.left != Some(0)
             && self.from.as_ref().is_none_or(|hosts| hosts.contains(attempt.host))
