@@ -52,10 +52,15 @@ impl Faulty<dyn DatagramSocket> {
             return Err(io::Error::from_raw_os_error(errno));
         }
         let end = free.min(batch.queue.len());
-        let sent = self.pass(&SendBatch { queue: &batch.queue[..end], ..*batch })?;
+        let result = self.pass(&SendBatch { queue: &batch.queue[..end], ..*batch });
+        let gone = match &result {
+            Ok(sent) => *sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => 1,
+        };
         // What was refused for want of room is to be asked about when there may be some.
-        self.asked.set((free - sent, refused.filter(|errno| *errno != libc::EAGAIN)));
-        Ok(sent)
+        self.asked.set((free - gone, refused.filter(|errno| *errno != libc::EAGAIN)));
+        result
     }
 
     fn pass(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
