@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use strand_reactor::sim::{Call, Rule, World};
+use strand_reactor::sim::{Call, Link, Rule, World};
 use strand_reactor::{ListenError, UdpOptions};
 
 use super::support::{MS, Pair, Seen, Witness};
@@ -46,6 +46,8 @@ fn the_second_of_a_batch_may_be_the_one_that_fails() -> anyhow::Result<()> {
 #[test]
 fn full_send_buffers_push_back_until_the_rule_is_lifted() -> anyhow::Result<()> {
     let pair = Pair::new(1)?;
+    // So that the receiver hears them one after the other.
+    pair.world.default_link(Link::new().latency(MS).bandwidth(100_000_000, 1 << 20));
     let full = pair.world.rule(Rule::full_send_buffers().from("a"))?;
     let count = 900;
     for n in 0..count {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use strand_reactor::sim::{HostError, Latency, Link, Loss};
+use strand_reactor::{PathMtu, UdpOptions};
 
-use super::support::{MS, Pair, Seen};
+use super::support::{MS, Pair, Seen, Witness};
 
 #[test]
 fn each_direction_takes_its_own_time() -> anyhow::Result<()> {
@@ -113,5 +114,60 @@ fn what_a_host_sends_to_itself_passes_no_link_but_one_of_its_own() -> anyhow::Re
     pair.a.write_to(b"2", own)?;
     pair.world.run_for(10 * MS)?;
     assert_eq!(pair.at_a.seen.borrow()[1..], [(6 * MS, Seen::Datagram(b"2".to_vec()))]);
+    Ok(())
+}
+
+#[test]
+fn a_narrow_link_with_a_long_queue_fills_the_send_buffer_and_pushes_back() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    // 1,000 bytes on the wire take 1 ms; the queue is longer than the send buffer.
+    pair.world.default_link(Link::new().latency(MS).bandwidth(8_000_000, 10 << 20));
+    let count = 1_000_u32;
+    for n in 0..count {
+        pair.a_writes(&[&n.to_be_bytes()[..], &[0; 968]].concat())?;
+    }
+    pair.world.run_for(MS)?;
+    assert_eq!(pair.at_a.take(), [Seen::Paused]);
+    let waiting = pair.a.queued_datagrams();
+    assert!((800..950).contains(&waiting), "{waiting}");
+    pair.world.run_for(Duration::from_secs(2))?;
+    assert_eq!(pair.at_a.take(), [Seen::Resumed]);
+    let times: Vec<_> = pair.at_b.seen.borrow().iter().map(|(at, _)| *at).collect();
+    assert!(times.windows(2).all(|two| two[1] - two[0] == MS), "the link is never idle");
+    assert_eq!(times.len(), count as usize);
+    Ok(())
+}
+
+/// A port of A that is connected to B's, over a path with an MTU of 1,280 bytes: what it saw, and
+/// the lengths that arrived.
+fn narrow(mode: PathMtu, lengths: [usize; 3]) -> anyhow::Result<(Vec<Seen>, Vec<usize>, u32)> {
+    let pair = Pair::new(1)?;
+    pair.world.link("a", "b", Link::new().latency(MS).mtu(1_280))?;
+    let options = UdpOptions::parse("10.0.0.1:1001")?.path_mtu(mode);
+    let at_a = Witness::new(&pair.at_a.handle);
+    let a = pair.at_a.handle.listen_udp(options, at_a.clone())?;
+    a.connect("10.0.0.2:2000".parse()?)?;
+    for len in lengths {
+        a.write(&vec![0; len])?;
+        pair.world.run_for(Duration::from_secs(1))?;
+    }
+    let len = |seen| match seen {
+        Seen::Datagram(payload) => payload.len(),
+        other => panic!("{other:?}"),
+    };
+    Ok((at_a.take(), pair.at_b.take().into_iter().map(len).collect(), a.path_mtu()?))
+}
+
+#[test]
+fn the_first_datagram_too_long_for_the_path_is_lost_and_its_mtu_learned() -> anyhow::Result<()> {
+    const EMSGSIZE: i32 = 90;
+    let told = Seen::NetworkError(Some(EMSGSIZE));
+    let (seen, arrived, mtu) = narrow(PathMtu::Want, [1_252, 1_253, 1_253])?;
+    assert_eq!((seen, arrived, mtu), (vec![told.clone()], vec![1_252, 1_253], 1_280));
+    let (seen, arrived, mtu) = narrow(PathMtu::DontFragment, [1_252, 1_253, 1_253])?;
+    assert_eq!((&seen[..1], arrived, mtu), (&[told][..], vec![1_252], 1_280));
+    assert!(seen[1..].contains(&Seen::WriteFailed(Some(EMSGSIZE))), "{seen:?}");
+    let (seen, arrived, _) = narrow(PathMtu::Fragment, [1_252, 1_253, 65_507])?;
+    assert_eq!((seen, arrived), (vec![], vec![1_252, 1_253, 65_507]));
     Ok(())
 }

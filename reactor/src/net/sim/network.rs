@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
@@ -33,6 +33,8 @@ pub(crate) enum Happening {
     Tcp { host: HostId, what: u32 },
     /// Sockets that a rule has refused are to try again.
     Refused,
+    /// A socket has room to send; under `waiter` lies which.
+    Room { host: HostId, waiter: u32 },
 }
 
 /// A packet between two hosts.
@@ -50,6 +52,8 @@ pub(crate) struct Net {
     pub(crate) queue: EventQueue<Happening>,
     pub(crate) flights: Slab<Flight>,
     timers: Slab<u64>,
+    /// Sockets that wait for room in their send buffers.
+    rooms: Slab<Weak<Signal>>,
     pub(crate) hosts: Vec<HostState>,
     pub(super) addresses: AddressTable,
     pub(super) groups: udp::Groups,
@@ -80,6 +84,7 @@ impl Net {
             queue: EventQueue::new(),
             flights: Slab::new(),
             timers: Slab::new(),
+            rooms: Slab::new(),
             hosts: Vec::new(),
             addresses: AddressTable::default(),
             groups: udp::Groups::default(),
@@ -142,6 +147,12 @@ impl Net {
     pub(crate) fn set_timer(&mut self, host: HostId, at: u64, what: u64) {
         let what = self.timers.insert(what) as u32;
         self.queue.push(at.max(self.now), Happening::Tcp { host, what });
+    }
+
+    /// Tells the socket at `at` that there is room to send.
+    pub(crate) fn tell_room(&mut self, host: HostId, at: u64, signal: &Rc<Signal>) {
+        let waiter = self.rooms.insert(Rc::downgrade(signal)) as u32;
+        self.queue.push(at.max(self.now), Happening::Room { host, waiter });
     }
 
     /// Sends a packet to the host that has its destination. Tells the MTU if it is too big for the
@@ -268,6 +279,11 @@ impl Net {
                     tcp::timer(self, host, what);
                 }
                 Happening::Refused => self.tell_refused(),
+                Happening::Room { host, waiter } => {
+                    if let Some(signal) = self.rooms.remove(waiter as usize).upgrade() {
+                        self.raise(host, &signal, Signal::WRITABLE);
+                    }
+                }
                 Happening::Turn(id) => {
                     let host = self.host_mut(id);
                     if host.wake_at == entry.at {

@@ -54,8 +54,9 @@ pub(crate) struct Links {
     loopback: Link,
     pairs: Pairs,
     rules: Rules,
-    /// Between packets: empty.
+    /// Between packets: what is left of the last.
     flights: Flights,
+    departs_ns: u64,
 }
 
 /// What becomes of a packet.
@@ -138,6 +139,7 @@ impl Links {
             && from != to
             && self.pairs.get_mut(from, to).is_none()
         {
+            self.departs_ns = now_ns;
             let first = Arrival { at_ns: now_ns.saturating_add(latency), corrupted: None };
             return Fate::Deliver(Arrivals { first, more: Vec::new() });
         }
@@ -151,7 +153,8 @@ impl Links {
         (from, to): (HostId, HostId),
         packet: &Packet,
     ) -> Fate {
-        let Self { default, loopback, pairs, rules, flights, .. } = self;
+        let Self { default, loopback, pairs, rules, flights, departs_ns, .. } = self;
+        *departs_ns = now_ns;
         flights.under_way.clear();
         flights.under_way.push(Flight::new(now_ns));
         match rules.apply(rng, now_ns, (from, to), packet, flights) {
@@ -168,11 +171,18 @@ impl Links {
             return Fate::TooBig { mtu };
         }
         let lost = pass(link, (path, queue), packet, flights, rng);
+        *departs_ns = flights.under_way.iter().map(|f| f.departs_ns).fold(now_ns, u64::max);
         let mut arrivals = flights.under_way.iter().map(Arrival::of);
         match arrivals.next() {
             Some(first) => Fate::Deliver(Arrivals { first, more: arrivals.collect() }),
             None => Fate::Dropped(lost.unwrap_or(Reason::Loss)),
         }
+    }
+
+    /// When the last packet has left the queues that it stands in; in the past if it met none.
+    #[inline]
+    pub(crate) fn departs_ns(&self) -> u64 {
+        self.departs_ns
     }
 
     /// Whether what a host sends to itself takes no time and is not lost: it need not be asked.
@@ -248,6 +258,7 @@ impl Default for Links {
             pairs: Pairs::default(),
             rules: Rules::default(),
             flights: Flights::default(),
+            departs_ns: 0,
         }
     }
 }
