@@ -154,32 +154,47 @@ fn normal(rng: &mut Rng) -> f64 {
 
 /// The natural logarithm of a normal number above 0.
 fn ln(x: f64) -> f64 {
+    const MANTISSA: u64 = (1 << 52) - 1;
     let bits = x.to_bits();
-    let exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;
-    let mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
-    // ln m = 2 artanh z = 2 (z + z^3/3 + z^5/5 ...), z = (m - 1) / (m + 1), at most 1/3.
-    let z = (mantissa - 1.0) / (mantissa + 1.0);
-    let (square, mut power, mut sum) = (z * z, z, 0.0);
-    for odd in (1..32).step_by(2) {
-        sum += power / f64::from(odd);
-        power *= square;
+    let mut exponent = (bits >> 52 & 0x7ff) as i64 - 1023;
+    let mut mantissa = f64::from_bits(bits & MANTISSA | 1023 << 52);
+    if mantissa > std::f64::consts::SQRT_2 {
+        (mantissa, exponent) = (mantissa / 2.0, exponent + 1);
     }
-    exponent as f64 * std::f64::consts::LN_2 + 2.0 * sum
+    // ln m = 2 artanh z = 2 (z + z^3/3 + z^5/5 ...), z = (m - 1) / (m + 1), at most 0.172.
+    let z = (mantissa - 1.0) / (mantissa + 1.0);
+    let square = z * z;
+    let mut sum = 0.0;
+    for n in (1..=10).rev() {
+        sum = sum * square + RECIPROCALS[2 * n - 1];
+    }
+    exponent as f64 * std::f64::consts::LN_2 + 2.0 * z * sum
 }
 
 /// The exponential function.
 fn exp(x: f64) -> f64 {
     // Beyond this the result is 0, or longer than any latency.
     let x = x.clamp(-700.0, 700.0);
-    let doublings = (x / std::f64::consts::LN_2).floor();
+    let doublings = (x * std::f64::consts::LOG2_E).round();
+    // At most ln 2 / 2: the series is short.
     let rest = x - doublings * std::f64::consts::LN_2;
-    let (mut term, mut sum) = (1.0, 1.0);
-    for n in 1..18 {
-        term *= rest / f64::from(n);
-        sum += term;
+    let mut sum = 1.0;
+    for n in (1..=13).rev() {
+        sum = 1.0 + sum * rest * RECIPROCALS[n];
     }
     sum * f64::from_bits(((doublings as i64 + 1023) as u64) << 52)
 }
+
+/// 1/n at n: a division costs as much as ten multiplications.
+const RECIPROCALS: [f64; 20] = {
+    let mut reciprocals = [0.0; 20];
+    let mut n = 1;
+    while n < 20 {
+        reciprocals[n] = 1.0 / n as f64;
+        n += 1;
+    }
+    reciprocals
+};
 
 #[cfg(test)]
 mod tests {

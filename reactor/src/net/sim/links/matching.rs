@@ -160,6 +160,16 @@ impl HostSet {
 }
 
 /// A packet, as the condition of a rule sees it ([`Rule::when`](super::Rule::when)).
+///
+/// ```
+/// use strand_reactor::sim::{PacketView, Rule};
+///
+/// fn is_long_answer(packet: &PacketView<'_>) -> bool {
+///     packet.is_udp() && packet.source().port() == 53 && packet.payload().len() > 512
+/// }
+/// let rule = Rule::drop().when(is_long_answer);
+/// assert!(format!("{rule:?}").contains("Drop"));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct PacketView<'a>(pub(super) &'a Packet);
 

@@ -75,7 +75,7 @@ fn blocks(mut file: &[u8]) -> Vec<(u32, Vec<u8>)> {
     let mut blocks = Vec::new();
     while !file.is_empty() {
         let len = word(&file[4..]) as usize;
-        assert!(len % 4 == 0 && word(&file[len - 4..]) as usize == len);
+        assert!(len.is_multiple_of(4) && word(&file[len - 4..]) as usize == len);
         blocks.push((word(file), file[8..len - 4].to_vec()));
         file = &file[len..];
     }

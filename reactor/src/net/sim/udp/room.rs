@@ -2,7 +2,6 @@
 //! those of a system do until the interface has sent them.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use super::super::host::HostId;
 use super::super::network::Net;
