@@ -75,7 +75,9 @@ impl Tcb {
             return None;
         }
         let under_way = seq::distance(self.una, self.nxt);
-        let window = self.wnd.min(self.congestion.window()) as usize;
+        // What was sent before was allowed then, whatever an old acknowledgement says.
+        let edge = seq::max(self.una.wrapping_add(self.wnd), self.max);
+        let window = seq::distance(self.una, edge).min(self.congestion.window() as usize);
         let allowed = window.saturating_sub(under_way);
         let len = unsent.min(allowed).min(self.mss as usize);
         if unsent > 0 && len == 0 {

@@ -37,7 +37,7 @@ pub(super) struct Channel {
     flying: BTreeMap<(u64, u64), (usize, Segment)>,
     count: u64,
     pub(super) ends: [Option<Tcb>; 2],
-    setups: [Setup; 2],
+    pub(super) setups: [Setup; 2],
     /// Whether a SYN to this end is answered.
     pub(super) listens: [bool; 2],
     /// Everything that was sent: when, by whom.

@@ -113,6 +113,7 @@ fn an_answer_to_an_old_connection_is_reset() {
     channel.connect(A);
     channel.run();
     // One end forgets, and begins anew.
+    channel.setups[A] = setup(4711);
     channel.connect(A);
     channel.step();
     channel.step();

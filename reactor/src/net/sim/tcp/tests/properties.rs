@@ -70,7 +70,7 @@ fn exchange(program: &Program) -> Channel {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn every_byte_arrives_once_and_in_order_whatever_the_channel_does(program in programs()) {
