@@ -15,6 +15,9 @@ pub(crate) struct HostId(pub(crate) u32);
 /// The interface of loopback.
 pub(crate) const LOOPBACK: u32 = 1;
 
+/// The broadcast address of its network.
+const LOOPBACK_BROADCAST: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
+
 /// What the network knows of a host.
 pub(crate) struct HostState {
     pub(crate) name: Rc<str>,
@@ -32,6 +35,8 @@ pub(crate) struct HostState {
     pub(crate) wake_at: u64,
     pub(crate) udp: udp::Table,
     pub(crate) tcp: tcp::Table,
+    /// Destinations whose paths were found to be narrower than the interface.
+    mtus: Vec<(IpAddr, u32)>,
 }
 
 /// An address of a host.
@@ -55,13 +60,15 @@ impl HostState {
             wake_at: u64::MAX,
             udp: udp::Table::default(),
             tcp: tcp::Table::default(),
+            mtus: Vec::new(),
         }
     }
 
     /// Whether packets to `ip` are for this host.
     #[inline]
     pub(crate) fn has(&self, ip: IpAddr) -> bool {
-        ip.is_loopback() || self.addresses.iter().any(|address| address.ip == ip)
+        (ip.is_loopback() && ip != LOOPBACK_BROADCAST)
+            || self.addresses.iter().any(|address| address.ip == ip)
     }
 
     /// The address that packets to `destination` carry as their source if their socket has none:
@@ -77,6 +84,68 @@ impl HostState {
             self.addresses.iter().filter(|own| own.ip.is_ipv4() == destination.is_ipv4());
         let near = of_family.clone().find(|own| same_network(own.ip, destination, own.prefix_len));
         near.or_else(|| of_family.next()).map(|own| own.ip)
+    }
+
+    /// Whether `ip` is on one of its networks.
+    pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|own| same_network(own.ip, ip, own.prefix_len))
+    }
+
+    /// The interface that has this address of its own.
+    #[inline]
+    pub(crate) fn interface_of(&self, ip: IpAddr) -> u32 {
+        let own = self.addresses.iter().find(|own| own.ip == ip);
+        own.map_or(LOOPBACK, |own| own.interface)
+    }
+
+    pub(crate) fn has_interface(&self, index: u32) -> bool {
+        index == LOOPBACK || self.addresses.iter().any(|own| own.interface == index)
+    }
+
+    /// The first interface, loopback apart, with an address of the family of `like`.
+    pub(crate) fn first_interface(&self, like: IpAddr) -> Option<u32> {
+        let of_family = self.addresses.iter().filter(|own| own.ip.is_ipv4() == like.is_ipv4());
+        of_family.map(|own| own.interface).min()
+    }
+
+    /// The first address of an interface, of the family of `like`.
+    pub(crate) fn address_on(&self, interface: u32, like: IpAddr) -> Option<IpAddr> {
+        if interface == LOOPBACK {
+            return Some(loopback(like));
+        }
+        let of_family = self.addresses.iter().filter(|own| own.ip.is_ipv4() == like.is_ipv4());
+        of_family.clone().find(|own| own.interface == interface).map(|own| own.ip)
+    }
+
+    /// The interface on whose network `ip` reaches everybody; 0 for 255.255.255.255, which does so
+    /// on any.
+    pub(crate) fn broadcasts_on(&self, ip: IpAddr) -> Option<u32> {
+        let IpAddr::V4(v4) = ip else { return None };
+        if v4.is_broadcast() {
+            return Some(0);
+        }
+        if v4 == LOOPBACK_BROADCAST {
+            return Some(LOOPBACK);
+        }
+        let own =
+            self.addresses.iter().find(|own| broadcast_of(own.ip, own.prefix_len) == Some(v4));
+        own.map(|own| own.interface)
+    }
+
+    /// The router of the network that `ip`, an address of this host, is on. It takes no part in
+    /// anything but reports, which come from the last address of the network.
+    pub(crate) fn router_for(&self, ip: IpAddr) -> Option<IpAddr> {
+        let own = self.addresses.iter().find(|own| own.ip == ip)?;
+        Some(match own.ip {
+            IpAddr::V4(v4) => {
+                let hosts = u32::MAX.checked_shr(own.prefix_len.into()).unwrap_or(0);
+                Ipv4Addr::from_bits((v4.to_bits() | hosts) & !1).into()
+            }
+            IpAddr::V6(v6) => {
+                let hosts = u128::MAX.checked_shr(own.prefix_len.into()).unwrap_or(0);
+                Ipv6Addr::from_bits(v6.to_bits() | hosts).into()
+            }
+        })
     }
 
     /// Its interfaces, as a system lists them.
@@ -107,6 +176,18 @@ impl HostState {
             });
         }
         list
+    }
+
+    /// What is known of the path to `ip`.
+    pub(crate) fn mtu(&self, ip: IpAddr) -> Option<u32> {
+        self.mtus.iter().find(|(to, _)| *to == ip).map(|(_, mtu)| *mtu)
+    }
+
+    pub(crate) fn learn_mtu(&mut self, ip: IpAddr, mtu: u32) {
+        match self.mtus.iter_mut().find(|(to, _)| *to == ip) {
+            Some((_, known)) => *known = mtu.min(*known),
+            None => self.mtus.push((ip, mtu)),
+        }
     }
 
     /// Notes an event of a socket for the next poll of its reactor; false if one is noted

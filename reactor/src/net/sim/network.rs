@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fastrand::Rng;
 use slab::Slab;
 
-use super::host::{HostId, HostState, Signal};
+use super::host::{HostId, HostState, LOOPBACK, Signal};
 use super::links::{Fate, Links};
 use super::packet::{Body, Packet, TCP};
 use super::queue::EventQueue;
@@ -35,6 +35,8 @@ pub(crate) enum Happening {
 /// A packet between two hosts.
 pub(crate) struct Flight {
     pub(crate) from: HostId,
+    /// Index of the interface by which it comes in.
+    pub(crate) interface: u32,
     pub(crate) packet: Packet,
 }
 
@@ -47,6 +49,7 @@ pub(crate) struct Net {
     timers: Slab<u64>,
     pub(crate) hosts: Vec<HostState>,
     pub(super) addresses: AddressTable,
+    pub(super) groups: udp::Groups,
     pub(crate) links: Links,
     pub(crate) rng: Rng,
     pub(crate) trace: Trace,
@@ -56,6 +59,14 @@ pub(crate) struct Net {
 
 /// The date on which every world begins: the first of January 2000, in seconds of Unix time.
 const EPOCH_SECONDS: u64 = 946_684_800;
+/// The MTU of interfaces; links may be narrower.
+pub(crate) const MTU: u32 = 1_500;
+const LOOPBACK_MTU: u32 = 65_536;
+
+/// The date and time at a moment of virtual time.
+pub(crate) fn system_time(now: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS) + Duration::from_nanos(now)
+}
 
 impl Net {
     pub(crate) fn new(seed: u64) -> Self {
@@ -67,6 +78,7 @@ impl Net {
             timers: Slab::new(),
             hosts: Vec::new(),
             addresses: AddressTable::default(),
+            groups: udp::Groups::default(),
             links: Links::default(),
             rng: Rng::with_seed(seed),
             trace: Trace::default(),
@@ -76,10 +88,6 @@ impl Net {
 
     pub(crate) fn instant(&self) -> Instant {
         self.base + Duration::from_nanos(self.now)
-    }
-
-    pub(crate) fn system_time(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS) + Duration::from_nanos(self.now)
     }
 
     #[inline]
@@ -131,15 +139,30 @@ impl Net {
         self.queue.push(at.max(self.now), Happening::Tcp { host, what });
     }
 
-    /// Sends a packet to one host. Within a host UDP arrives at once, as over the loopback of a
-    /// system; TCP after everything else of this instant. Tells what became of it: the sender's
-    /// system hears of packets that are too big.
+    /// Sends a packet to the host that has its destination. Tells the MTU if it is too big for the
+    /// link: nothing was sent then.
     pub(crate) fn transmit(&mut self, from: HostId, to: HostId, packet: Packet) -> Option<u32> {
+        let interface =
+            if from == to { LOOPBACK } else { self.host(to).interface_of(packet.destination.ip()) };
+        self.transmit_by(from, to, interface, packet)
+    }
+
+    /// As [`transmit`](Self::transmit), to come in by this interface. Within a host UDP arrives at
+    /// once, as over the loopback of a system; TCP after everything else of this instant.
+    pub(crate) fn transmit_by(
+        &mut self,
+        from: HostId,
+        to: HostId,
+        interface: u32,
+        packet: Packet,
+    ) -> Option<u32> {
         self.trace.record(self.now, from, to, &packet, TraceEvent::Sent);
         if from == to {
             match packet.body {
-                Body::Tcp(_) => self.launch(from, to, packet, self.now),
-                Body::Udp(_) | Body::Icmp(_) => self.deliver(from, to, packet),
+                Body::Tcp(_) => self.launch(from, to, interface, packet, self.now),
+                Body::Udp(_) | Body::Icmp(_) => {
+                    self.deliver(Flight { from, interface, packet }, to);
+                }
             }
             return None;
         }
@@ -151,18 +174,46 @@ impl Net {
             Fate::Deliver(arrivals) => {
                 for arrival in arrivals.more {
                     let packet = corrupted(packet.clone(), arrival.corrupted);
-                    self.launch(from, to, packet, arrival.at_ns);
+                    self.launch(from, to, interface, packet, arrival.at_ns);
                 }
                 let packet = corrupted(packet, arrivals.first.corrupted);
-                self.launch(from, to, packet, arrivals.first.at_ns);
+                self.launch(from, to, interface, packet, arrivals.first.at_ns);
             }
         }
         None
     }
 
-    fn launch(&mut self, from: HostId, to: HostId, packet: Packet, at: u64) {
-        let flight = self.flights.insert(Flight { from, packet }) as u32;
+    /// Asks the link when a packet would arrive, and sends nothing; `None` if it would not.
+    pub(crate) fn pass(&mut self, from: HostId, to: HostId, packet: &Packet) -> Option<u64> {
+        match self.links.transmit(&mut self.rng, self.now, from, to, packet) {
+            Fate::Deliver(arrivals) => Some(arrivals.first.at_ns),
+            Fate::Dropped(_) | Fate::TooBig { .. } => None,
+        }
+    }
+
+    /// Has a packet arrive at `at`.
+    pub(crate) fn launch(
+        &mut self,
+        from: HostId,
+        to: HostId,
+        interface: u32,
+        packet: Packet,
+        at: u64,
+    ) {
+        let flight = self.flights.insert(Flight { from, interface, packet }) as u32;
         self.queue.push(at.max(self.now), Happening::Arrival { to, flight });
+    }
+
+    /// The longest packet, headers and all, that is known to reach `ip`.
+    pub(crate) fn path_mtu(&self, from: HostId, ip: IpAddr) -> u32 {
+        if self.host(from).has(ip) {
+            return LOOPBACK_MTU;
+        }
+        self.host(from).mtu(ip).unwrap_or(MTU)
+    }
+
+    pub(crate) fn learn_mtu(&mut self, host: HostId, ip: IpAddr, mtu: u32) {
+        self.host_mut(host).learn_mtu(ip, mtu);
     }
 
     /// Moves the clock to the next happening, if that is no later than `until`, and has
@@ -175,8 +226,8 @@ impl Net {
         while let Some(entry) = self.queue.pop_until(self.now) {
             match entry.event {
                 Happening::Arrival { to, flight } => {
-                    let Flight { from, packet } = self.flights.remove(flight as usize);
-                    self.deliver(from, to, packet);
+                    let flight = self.flights.remove(flight as usize);
+                    self.deliver(flight, to);
                 }
                 Happening::Tcp { host, what } => {
                     let what = self.timers.remove(what as usize);
@@ -195,13 +246,14 @@ impl Net {
     }
 
     /// A packet arrives.
-    fn deliver(&mut self, from: HostId, to: HostId, packet: Packet) {
+    fn deliver(&mut self, flight: Flight, to: HostId) {
+        let Flight { from, interface, packet } = flight;
         if !self.host(to).up {
             return;
         }
         self.trace.record(self.now, from, to, &packet, TraceEvent::Received);
         match packet.body {
-            Body::Udp(_) => udp::deliver(self, from, to, packet),
+            Body::Udp(_) => udp::deliver(self, to, interface, packet),
             Body::Tcp(_) => tcp::deliver(self, from, to, packet),
             Body::Icmp(report) if report.protocol == TCP => {
                 tcp::report(self, to, packet.source.ip(), &report);
