@@ -3,5 +3,6 @@
 mod calls;
 mod links;
 mod rules;
+mod streams;
 mod support;
 mod trace;
