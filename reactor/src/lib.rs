@@ -70,7 +70,10 @@ pub mod os {
 /// A network in a box, under virtual time (feature `sim`).
 #[cfg(feature = "sim")]
 pub mod sim {
-    pub use crate::net::sim::{HostAddresses, HostError, World};
+    pub use crate::net::sim::{
+        Call, GilbertElliott, Guard, HostAddresses, HostError, Hosts, Latency, Link, Loss,
+        PacketView, Rule, World,
+    };
 }
 
 /// For tests of the reactor, and of protocols on it (feature `testing`).

@@ -3,6 +3,8 @@
 mod addresses;
 mod driver;
 mod error;
+mod faults;
+mod faulty;
 mod host;
 mod links;
 mod network;
@@ -17,6 +19,7 @@ mod world;
 
 pub use addresses::HostAddresses;
 pub use error::HostError;
+pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
 pub use world::World;
 
 pub(crate) use turn::Hook;

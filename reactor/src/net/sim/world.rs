@@ -50,9 +50,9 @@ use crate::{Handle, Reactor};
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub struct World {
-    net: SharedNet,
+    pub(super) net: SharedNet,
     slots: RefCell<Vec<Slot>>,
-    names: RefCell<BTreeMap<Rc<str>, HostId>>,
+    pub(super) names: RefCell<BTreeMap<Rc<str>, HostId>>,
     /// Hosts that were called into outside of their turns.
     touched: Rc<RefCell<Vec<HostId>>>,
     mail: Arc<Mail>,
@@ -201,7 +201,11 @@ impl World {
     fn next(&self, until: u64) -> Result<bool, RunError> {
         loop {
             self.look_at_touched();
-            let ready = self.net.borrow_mut().ready.pop_front();
+            let ready = {
+                let net = &mut *self.net.borrow_mut();
+                net.notice_lifts();
+                net.ready.pop_front()
+            };
             match ready {
                 Some(id) => {
                     if self.turn(id)? {

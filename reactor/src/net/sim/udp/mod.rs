@@ -7,6 +7,7 @@
 //! | `groups.rs` | multicast: memberships and their source filters |
 //! | `options.rs` | options and their bounds |
 //! | `errors.rs` | the pending error and the error queue |
+//! | `room.rs` | the send buffer |
 //! | `sending.rs` | from the socket onto the network: source addresses, MTU, groups, broadcasts |
 //! | `arrival.rs` | datagrams and reports that come in |
 //! | `socket.rs` | the socket as the reactor holds it |
@@ -18,6 +19,7 @@ mod arrival;
 mod errors;
 mod groups;
 mod options;
+mod room;
 mod sending;
 mod socket;
 mod table;
@@ -38,6 +40,7 @@ pub(crate) use table::Table;
 use self::errors::Errors;
 use self::groups::Membership;
 use self::options::Options;
+use self::room::Unsent;
 
 /// A socket, as the network holds it. Addresses are those of the wire: never IPv4 mapped to IPv6.
 pub(super) struct State {
@@ -57,6 +60,7 @@ pub(super) struct State {
     metadata: Cell<Metadata>,
     /// The way to the destination of the last send.
     path: Cell<Option<Path>>,
+    unsent: RefCell<Unsent>,
 }
 
 /// A datagram that waits to be read.
@@ -105,6 +109,7 @@ impl State {
             memberships: RefCell::default(),
             metadata: Cell::new(Metadata::NONE),
             path: Cell::new(None),
+            unsent: RefCell::default(),
         }
     }
 

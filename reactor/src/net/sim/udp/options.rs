@@ -24,7 +24,7 @@ pub(super) struct Options {
     pub(super) ttl: u8,
     pub(super) tos: u8,
     pub(super) recv_buffer: u32,
-    send_buffer: u32,
+    pub(super) send_buffer: u32,
     /// The discriminant of `PathMtu`.
     pub(super) path_mtu: u8,
     pub(super) error_queue: bool,
