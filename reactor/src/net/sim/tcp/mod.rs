@@ -13,6 +13,13 @@ use crate::net::{ListenSocket, ListenSpec, OpenError, StreamSocket, StreamSpec};
 #[derive(Default)]
 pub(crate) struct Table {}
 
+impl Table {
+    /// A line for each socket, for `World::dump`.
+    pub(crate) fn dump(&self, _text: &mut String) -> std::fmt::Result {
+        Ok(())
+    }
+}
+
 /// The host goes down: everything is forgotten, nobody is told.
 pub(crate) fn crash(_net: &mut Net, _host: HostId) {}
 
