@@ -1,12 +1,15 @@
 //! A network in a box: unmodified protocols under virtual time, from one seed always the same.
 
 mod addresses;
+mod control;
 mod driver;
+mod dump;
 mod error;
 mod faults;
 mod faulty;
 mod host;
 mod links;
+mod names;
 mod network;
 mod packet;
 mod queue;

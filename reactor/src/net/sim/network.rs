@@ -57,6 +57,8 @@ pub(crate) struct Net {
     pub(crate) hosts: Vec<HostState>,
     pub(super) addresses: AddressTable,
     pub(super) groups: udp::Groups,
+    /// Memory for the queues of sockets.
+    pub(super) spare_queues: Vec<VecDeque<udp::Received>>,
     pub(crate) links: Links,
     pub(crate) rng: Rng,
     pub(crate) trace: Trace,
@@ -69,7 +71,7 @@ pub(crate) struct Net {
 pub(super) const EPOCH_SECONDS: u64 = 946_684_800;
 /// The MTU of interfaces; links may be narrower.
 pub(crate) const MTU: u32 = 1_500;
-const LOOPBACK_MTU: u32 = 65_536;
+pub(crate) const LOOPBACK_MTU: u32 = 65_536;
 
 /// The date and time at a moment of virtual time.
 pub(crate) fn system_time(now: u64) -> SystemTime {
@@ -88,6 +90,7 @@ impl Net {
             hosts: Vec::new(),
             addresses: AddressTable::default(),
             groups: udp::Groups::default(),
+            spare_queues: Vec::new(),
             links: Links::default(),
             rng: Rng::with_seed(seed),
             trace: Trace::default(),

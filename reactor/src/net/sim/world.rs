@@ -12,7 +12,7 @@ use super::driver::SimDriver;
 use super::error::HostError;
 use super::host::{HostId, HostState};
 use super::network::{Net, SharedNet};
-use super::turn::{Buffers, Hook, Mail, Wants};
+use super::turn::{Buffers, Hook, Mail, Surroundings, Wants};
 use crate::error::RunError;
 use crate::{Handle, Reactor};
 
@@ -51,25 +51,24 @@ use crate::{Handle, Reactor};
 /// ```
 pub struct World {
     pub(super) net: SharedNet,
-    slots: RefCell<Vec<Slot>>,
+    pub(super) slots: RefCell<Vec<Slot>>,
     pub(super) names: RefCell<BTreeMap<Rc<str>, HostId>>,
-    /// Hosts that were called into outside of their turns.
-    touched: Rc<RefCell<Vec<HostId>>>,
+    pub(super) around: Rc<Surroundings>,
     mail: Arc<Mail>,
     buffers: RefCell<Buffers>,
-    running: Cell<bool>,
-    catch_panics: Cell<bool>,
+    pub(super) running: Cell<bool>,
+    pub(super) catch_panics: Cell<bool>,
 }
 
 /// What the world keeps of a host beside the network's view.
-struct Slot {
+pub(super) struct Slot {
     /// `None` while the host is down.
-    reactor: Option<Rc<Reactor>>,
-    hook: Rc<Hook>,
+    pub(super) reactor: Option<Rc<Reactor>>,
+    pub(super) hook: Rc<Hook>,
     /// The network's time at which the reactor was made: its clock began there.
-    born: u64,
+    pub(super) born: u64,
     /// A stop has come to its end: as if `run` had returned.
-    stopped: bool,
+    pub(super) stopped: bool,
     /// Turns that it took at the instant `turned_at`.
     turns: u32,
     turned_at: u64,
@@ -87,7 +86,7 @@ impl World {
             net: Rc::new(RefCell::new(Net::new(seed))),
             slots: RefCell::default(),
             names: RefCell::default(),
-            touched: Rc::default(),
+            around: Rc::new(Surroundings::new()),
             mail: Arc::default(),
             buffers: RefCell::default(),
             running: Cell::new(false),
@@ -96,6 +95,9 @@ impl World {
     }
 
     /// Makes a host, and gives the handle of its reactor.
+    ///
+    /// The handle carries the whole API of a [`Reactor`], and is good for as long as the world is.
+    /// Other hosts find the host by its name, too: it is in the world's table of names.
     ///
     /// # Errors
     /// [`HostError`] when the name or an address is taken, or is none.
@@ -109,35 +111,41 @@ impl World {
             return Err(HostError::NameTaken { name: name.to_owned() });
         }
         let name: Rc<str> = name.into();
-        let id = {
-            let net = &mut *self.net.borrow_mut();
-            for &(address, _) in &addresses.list {
-                if let Some(other) = net.addresses.get(address) {
-                    let by = net.host(other).name.to_string();
-                    return Err(HostError::AddressTaken { address, by });
-                }
-            }
-            let id = HostId(net.hosts.len() as u32);
-            net.hosts.push(HostState::new(Rc::clone(&name), &addresses.list));
-            for &(address, _) in &addresses.list {
-                net.addresses.insert(address, id);
-            }
-            id
-        };
-        self.names.borrow_mut().insert(name, id);
-        let slot = self.boot(id);
-        let handle = slot.reactor.as_ref().map(|reactor| (***reactor).clone());
+        let id = self.add(&name, &addresses)?;
+        self.names.borrow_mut().insert(Rc::clone(&name), id);
+        self.around.names.set(&name, addresses.list.iter().map(|(ip, _)| *ip).collect());
+        let (slot, handle) = self.boot(id);
         self.slots.borrow_mut().push(slot);
-        handle.ok_or(HostError::Unknown { name: String::new() })
+        Ok(handle)
     }
 
-    fn boot(&self, id: HostId) -> Slot {
+    /// Puts a host on the network.
+    fn add(&self, name: &Rc<str>, addresses: &HostAddresses) -> Result<HostId, HostError> {
+        let net = &mut *self.net.borrow_mut();
+        for &(address, _) in &addresses.list {
+            if let Some(other) = net.addresses.get(address) {
+                let by = net.host(other).name.to_string();
+                return Err(HostError::AddressTaken { address, by });
+            }
+        }
+        let id = HostId(net.hosts.len() as u32);
+        net.hosts.push(HostState::new(Rc::clone(name), &addresses.list));
+        for &(address, _) in &addresses.list {
+            net.addresses.insert(address, id);
+        }
+        Ok(id)
+    }
+
+    /// A reactor for a host that has none.
+    pub(super) fn boot(&self, id: HostId) -> (Slot, Handle) {
         let driver = SimDriver::new(Rc::clone(&self.net), id, Arc::clone(&self.mail));
         let reactor = Reactor::with_driver(Box::new(driver), self.catch_panics.get());
-        let hook = Rc::new(Hook::new(id, &self.touched));
+        let hook = Rc::new(Hook::new(id, &self.around));
         reactor.inner.simulate(Rc::clone(&hook));
         let born = self.net.borrow().now;
-        Slot { reactor: Some(Rc::new(reactor)), hook, born, stopped: false, turns: 0, turned_at: 0 }
+        let handle = (*reactor).clone();
+        let reactor = Some(Rc::new(reactor));
+        (Slot { reactor, hook, born, stopped: false, turns: 0, turned_at: 0 }, handle)
     }
 
     /// The virtual clock.
@@ -223,7 +231,7 @@ impl World {
         for id in self.mail.take() {
             self.settle(id);
         }
-        while let Some(id) = self.touched.borrow_mut().pop() {
+        while let Some(id) = self.around.touched.borrow_mut().pop() {
             self.slots.borrow()[id.0 as usize].hook.set_noted(false);
             self.settle(id);
         }

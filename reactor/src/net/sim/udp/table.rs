@@ -75,7 +75,7 @@ impl Table {
     }
 
     /// Forgets every socket: the host goes down.
-    pub(super) fn clear(&mut self) -> impl Sized {
+    pub(crate) fn clear(&mut self) -> impl Sized + use<> {
         std::mem::take(&mut self.bound)
     }
 
