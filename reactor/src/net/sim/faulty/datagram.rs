@@ -9,7 +9,7 @@ use super::super::host::HostId;
 use super::super::links::Call;
 use super::super::network::SharedNet;
 use super::super::packet::UDP;
-use super::super::udp;
+use super::super::udp::UdpSocket;
 use super::{Faulty, check_opening};
 use crate::datagram::{Capabilities, Family, Metadata, SourceFilter};
 use crate::net::{
@@ -29,16 +29,16 @@ pub(crate) fn open_datagram(
     if spec.bind.is_some() {
         check(Call::Bind).map_err(OpenError::Bind)?;
     }
-    let inner: Rc<dyn DatagramSocket> = Rc::new(udp::UdpSocket::open(net, host, spec, token)?);
+    let inner = UdpSocket::open(net, host, spec, token)?;
     Ok(Rc::new(Faulty::new(net, host, UDP, token, inner)))
 }
 
-impl Faulty<dyn DatagramSocket> {
+impl Faulty<UdpSocket> {
     /// Sends those of the batch that come before the first that is refused. Of each the rules are
     /// asked once.
     fn send_under_rules(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
         let (local, peer) = (self.inner.local_addr().ok(), self.inner.peer_addr().ok());
-        let (mut free, mut refused) = self.asked.take();
+        let (mut free, mut refused) = self.faults().asked.take();
         while let Some(datagram) = batch.queue.get(free)
             && refused.is_none()
         {
@@ -59,7 +59,7 @@ impl Faulty<dyn DatagramSocket> {
             Err(_) => 1,
         };
         // What was refused for want of room is to be asked about when there may be some.
-        self.asked.set((free - gone, refused.filter(|errno| *errno != libc::EAGAIN)));
+        self.faults().asked.set((free - gone, refused.filter(|errno| *errno != libc::EAGAIN)));
         result
     }
 
@@ -75,7 +75,7 @@ impl Faulty<dyn DatagramSocket> {
     }
 }
 
-impl DatagramSocket for Faulty<dyn DatagramSocket> {
+impl DatagramSocket for Faulty<UdpSocket> {
     fn family(&self) -> Family {
         self.inner.family()
     }
@@ -130,7 +130,7 @@ impl DatagramSocket for Faulty<dyn DatagramSocket> {
     /// While a rule keeps the socket from sending, that it has room is nothing to tell.
     fn watch_writable(&self, on: bool) -> io::Result<()> {
         self.watching.set(on);
-        if on && self.waiter.waits.get() {
+        if on && self.waits() {
             return Ok(());
         }
         self.inner.watch_writable(on)

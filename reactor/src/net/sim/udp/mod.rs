@@ -61,7 +61,8 @@ pub(super) struct State {
     metadata: Cell<Metadata>,
     /// The way to the destination of the last send.
     path: Cell<Option<Path>>,
-    unsent: RefCell<Unsent>,
+    /// Made when a datagram first meets a narrow link.
+    unsent: RefCell<Option<Box<Unsent>>>,
 }
 
 /// A datagram that waits to be read.
