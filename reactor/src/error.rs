@@ -400,6 +400,9 @@ pub enum RunError {
     /// The signals that are to stop the reactor cannot be watched
     /// (`Builder::stop_on_signals`, feature `signals`).
     Signals(io::Error),
+    /// The reactor is a host of a simulated world, which lets its time pass: call
+    /// `World::run_for` (feature `sim`).
+    Simulated,
 }
 
 impl fmt::Display for RunError {
@@ -412,6 +415,9 @@ impl fmt::Display for RunError {
             Self::Signals(source) => {
                 write!(f, "cannot watch the signals that stop the reactor: {source}")
             }
+            Self::Simulated => f.write_str(
+                "the reactor is a host of a simulated world: let time pass with World::run_for",
+            ),
         }
     }
 }
@@ -420,7 +426,7 @@ impl Error for RunError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Poll(source) | Self::Signals(source) => Some(source),
-            Self::AlreadyRunning => None,
+            Self::AlreadyRunning | Self::Simulated => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::agenda::Call;
 use crate::callback::CallbackResult;
-use crate::inner::{Inner, Stop};
+use crate::inner::{Inner, Stop, reach};
 use crate::stats::ReactorStats;
 use crate::threads::{Mailbox, Remote};
 
@@ -20,7 +20,7 @@ pub struct Handle {
 
 impl Handle {
     pub(crate) fn upgrade(&self) -> Option<Rc<Inner>> {
-        self.inner.upgrade()
+        reach(&self.inner)
     }
 
     pub(crate) fn from_weak(inner: Weak<Inner>) -> Self {

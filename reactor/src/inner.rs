@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -59,6 +59,9 @@ pub(crate) struct Inner {
     dispatching: Cell<Option<Key>>,
     interrupted: Cell<bool>,
     catch_panics: bool,
+    /// Set on a host of a simulated world: tells the world of calls outside of turns.
+    #[cfg(feature = "sim")]
+    hook: std::cell::OnceCell<Rc<crate::net::sim::Hook>>,
     /// A panic on its way out of `run`.
     panic: Cell<Option<Box<dyn std::any::Any + Send>>>,
 }
@@ -86,6 +89,14 @@ pub(crate) enum Stop {
     Orderly,
     /// Return and leave everything as it is.
     Crash,
+}
+
+/// The reactor behind a handle that is about to ask something of it.
+#[inline]
+pub(crate) fn reach(inner: &Weak<Inner>) -> Option<Rc<Inner>> {
+    let inner = inner.upgrade()?;
+    inner.touch();
+    Some(inner)
 }
 
 /// While it lives, the loop runs.
@@ -136,6 +147,8 @@ impl Inner {
             dispatching: Cell::new(None),
             interrupted: Cell::new(false),
             catch_panics,
+            #[cfg(feature = "sim")]
+            hook: std::cell::OnceCell::new(),
             panic: Cell::new(None),
         }
     }
@@ -153,12 +166,46 @@ impl Inner {
         self.now().saturating_duration_since(self.epoch).as_nanos() as u64
     }
 
+    /// Nanoseconds from when the reactor was made to `at`.
+    #[cfg(feature = "sim")]
+    pub(crate) fn nanoseconds(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_nanos() as u64
+    }
+
     /// The instant that many nanoseconds after the reactor was made, if it can be told.
     pub(crate) fn instant(&self, nanoseconds: u64) -> Option<Instant> {
         self.epoch.checked_add(Duration::from_nanos(nanoseconds))
     }
 
+    /// Makes it the reactor of a host of a simulated world.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulate(&self, hook: Rc<crate::net::sim::Hook>) {
+        let _ = self.hook.set(hook);
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulation(&self) -> Option<&crate::net::sim::Hook> {
+        self.hook.get().map(|hook| &**hook)
+    }
+
+    /// Somebody is about to change something; a simulated world must then look for what is due.
+    #[inline]
+    pub(crate) fn touch(&self) {
+        #[cfg(feature = "sim")]
+        if let Some(hook) = self.hook.get() {
+            hook.touch();
+        }
+    }
+
     pub(crate) fn begin(&self) -> Result<Running<'_>, RunError> {
+        #[cfg(feature = "sim")]
+        if self.hook.get().is_some() {
+            return Err(RunError::Simulated);
+        }
+        self.begin_turn()
+    }
+
+    pub(crate) fn begin_turn(&self) -> Result<Running<'_>, RunError> {
         if self.starting.get() > 0 || self.running.replace(true) {
             return Err(RunError::AlreadyRunning);
         }

@@ -76,6 +76,15 @@ pub mod os {
     pub use crate::activation::{ListenFd, take_listen_fds};
 }
 
+/// A network in a box, under virtual time (feature `sim`).
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::net::sim::{
+        Call, GilbertElliott, Guard, HostAddresses, HostError, Hosts, Latency, Link, Loss,
+        PacketView, Rule, World,
+    };
+}
+
 /// For tests of the reactor, and of protocols on it (feature `testing`).
 #[cfg(feature = "testing")]
 pub mod testing {

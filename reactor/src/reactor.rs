@@ -194,6 +194,18 @@ impl Reactor {
         Ok(inner.is_alive())
     }
 
+    /// A turn of a host of a simulated world, which never waits. True when a stop has come to its
+    /// end, where [`run`](Self::run) would return.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated_turn(&self) -> Result<bool, RunError> {
+        let _running = self.inner.begin_turn()?;
+        if matches!(self.step(), Step::Left) {
+            return Ok(true);
+        }
+        self.turn(Some(Duration::ZERO), Sleep::InAnyCase)?;
+        Ok(matches!(self.step(), Step::Left))
+    }
+
     /// A turn of the loop: what DESIGN section 4 describes, in its order.
     fn turn(&self, timeout: Option<Duration>, sleep: Sleep) -> Result<(), RunError> {
         let inner = &self.inner;

@@ -69,6 +69,10 @@ impl<T> Slots<T> {
         if key.index as usize == self.generations.len() {
             self.generations.push(0);
         }
+        if self.slab.capacity() == 0 {
+            // Many reactors hold a single port, and ports are big.
+            self.slab.reserve_exact(1);
+        }
         self.slab.insert(value);
         key
     }

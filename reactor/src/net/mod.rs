@@ -18,6 +18,8 @@ pub(crate) mod memory;
 pub(crate) mod os;
 #[cfg(feature = "testing")]
 pub(crate) mod script;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
 mod stream;
 mod unix;
 

@@ -54,7 +54,7 @@ impl Ready {
 }
 
 /// A peer, as the limit of connections for each counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     Ip(IpAddr),
     /// The user at the other end of a UNIX socket; `None` where the system does not tell, or

@@ -11,7 +11,7 @@ use super::happy_eyeballs::Race;
 use super::{ConnectOptions, PeerAddr, Protocol, StreamNotice, Transport};
 use crate::callback::{Failure, LogLimit, guarded, panic_message};
 use crate::error::{ConnectError, ConnectionLost};
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 use crate::slots::Key;
 use crate::unix::UnixConnectOptions;
 use crate::{DelayedCall, Handle};
@@ -308,7 +308,7 @@ fn check_open(inner: &Inner) -> Result<(), ConnectError> {
 
 impl Connector {
     fn with<R>(&self, work: impl FnOnce(&mut Client) -> R) -> Option<R> {
-        let inner = self.inner.upgrade()?;
+        let inner = reach(&self.inner)?;
         let core = &mut *inner.core.borrow_mut();
         core.streams.connectors.get_mut(self.key).map(work)
     }
@@ -320,7 +320,7 @@ impl Connector {
     /// [`ConnectError::IsConnecting`] and `IsConnected`; `ShuttingDown`, `Closed`.
     /// What the network says goes to the factory.
     pub fn connect(&self) -> Result<(), ConnectError> {
-        let inner = self.inner.upgrade().ok_or(ConnectError::Closed)?;
+        let inner = reach(&self.inner).ok_or(ConnectError::Closed)?;
         check_open(&inner)?;
         {
             let core = &mut *inner.core.borrow_mut();
@@ -345,7 +345,7 @@ impl Connector {
     /// # Errors
     /// [`ConnectError::NotConnecting`] when there is none; `Closed`.
     pub fn stop_connecting(&self) -> Result<(), ConnectError> {
-        let inner = self.inner.upgrade().ok_or(ConnectError::Closed)?;
+        let inner = reach(&self.inner).ok_or(ConnectError::Closed)?;
         let core = &mut *inner.core.borrow_mut();
         match core.streams.connectors.get_mut(self.key) {
             Some(client) if client.state == ConnectorState::Connecting => {

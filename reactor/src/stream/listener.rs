@@ -1,6 +1,6 @@
 //! The state of a listening port, and accepting.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub(crate) struct Listener {
     refrain: Duration,
     timer: Option<DelayedCall>,
     budget: usize,
-    per_peer: HashMap<Who, usize>,
+    per_peer: BTreeMap<Who, usize>,
     pub(crate) referenced: bool,
     pub(crate) label: Rc<str>,
     log: LogLimit,
@@ -72,7 +72,7 @@ impl Listener {
             refrain: REFRAIN,
             timer: None,
             budget: LEAST,
-            per_peer: HashMap::new(),
+            per_peer: BTreeMap::new(),
             referenced: true,
             label,
             log: LogLimit::default(),

@@ -11,7 +11,7 @@ use crate::agenda::{Agenda, Call, Notice};
 use crate::callback::CallbackResult;
 use crate::datagram::PortState;
 use crate::error::{Closed, OptionError};
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 use crate::slots::Key;
 use crate::stats::ListenerStats;
 
@@ -45,7 +45,7 @@ impl ListeningPort {
     }
 
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Listener, &mut Agenda) -> R) -> Option<R> {
-        let inner = self.inner.upgrade()?;
+        let inner = reach(&self.inner)?;
         let core = &mut *inner.core.borrow_mut();
         let listener = core.streams.listeners.get_mut(self.key)?;
         Some(work(listener, &mut core.agenda))
@@ -68,7 +68,7 @@ impl ListeningPort {
         R: CallbackResult + 'static,
     {
         let done: Call = Box::new(move |handle| done(handle).into_result());
-        let inner = self.inner.upgrade().ok_or(Closed)?;
+        let inner = reach(&self.inner).ok_or(Closed)?;
         let core = &mut *inner.core.borrow_mut();
         if core.closed {
             return Err(Closed);

@@ -11,7 +11,7 @@ use crate::Handle;
 use crate::agenda::Agenda;
 use crate::datagram::Family;
 use crate::error::{Closed, OptionError};
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 use crate::slots::Key;
 use crate::stats::StreamStats;
 
@@ -71,7 +71,7 @@ impl Transport {
         &self,
         work: impl FnOnce(&mut Connection, &mut Agenda) -> R,
     ) -> Option<R> {
-        let inner = self.inner.upgrade()?;
+        let inner = reach(&self.inner)?;
         let core = &mut *inner.core.borrow_mut();
         let connection = core.streams.connections.get_mut(self.key)?;
         Some(work(connection, &mut core.agenda))

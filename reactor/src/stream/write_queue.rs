@@ -17,9 +17,9 @@ const SPARES: usize = 16;
 /// Memory that empty queues leave to others.
 #[derive(Default)]
 pub(crate) struct Spares {
-    chunks: Vec<Vec<u8>>,
+    pub(crate) chunks: Vec<Vec<u8>>,
     #[expect(clippy::vec_box, reason = "a queue takes the box as it is")]
-    contents: Vec<Box<Content>>,
+    pub(crate) contents: Vec<Box<Content>>,
 }
 
 /// Bytes in order, in chunks: those the queue made itself, and those it was given. Empty, it has no
@@ -30,7 +30,7 @@ pub(crate) struct WriteQueue {
 }
 
 #[derive(Default)]
-struct Content {
+pub(crate) struct Content {
     chunks: VecDeque<Vec<u8>>,
     /// Bytes of the first chunk that are sent already.
     head: usize,
