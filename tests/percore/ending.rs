@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::io::ErrorKind;
 use std::net::UdpSocket;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -16,9 +15,9 @@ use strand_reactor::{
 use crate::watchdog::watchdog;
 
 /// Counts the ports that were stopped in order.
-struct Stopped<'a>(&'a AtomicUsize);
+struct Stopped(&'static AtomicUsize);
 
-impl DatagramProtocol for Stopped<'static> {
+impl DatagramProtocol for Stopped {
     fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>) -> anyhow::Result<()> {
         Ok(())
     }
@@ -221,48 +220,4 @@ fn of_two_failures_one_is_returned_when_all_have_ended() {
         .unwrap_err();
     assert!(matches!(error, PerCoreError::Worker { failure: WorkerFailure::Panicked(_), .. }));
     assert_eq!(ended.load(SeqCst), 2);
-}
-
-fn signal_to_this_process(signal: &str) {
-    let id = std::process::id().to_string();
-    let status = Command::new("kill").args([signal, &id]).status();
-    assert!(status.is_ok_and(|status| status.success()), "kill");
-}
-
-#[test]
-fn a_signal_stops_all_of_them_in_order_and_a_second_ends_their_waiting() {
-    let _watchdog = watchdog();
-    let stopped = counter();
-    let held = AtomicUsize::new(0);
-    let held = &held;
-    let (send, events) = channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            for _ in 0..3 {
-                events.recv().unwrap();
-            }
-            // All of them hold their shutdown now.
-            signal_to_this_process("-TERM");
-        });
-        Reactor::builder()
-            .stop_on_signals()
-            .shutdown_limit(Duration::MAX)
-            .run_per_core(3, |handle, index| {
-                open(handle, stopped)?;
-                let send = send.clone();
-                handle.on_shutdown(ShutdownPhase::Before, move |handle| {
-                    // Held for ever, but for a second signal.
-                    std::mem::forget(handle.hold_shutdown()?);
-                    send.send(())?;
-                    anyhow::Ok(())
-                })?;
-                if index == 2 {
-                    handle.call_when_running(|_| signal_to_this_process("-TERM"));
-                }
-                held.fetch_add(1, SeqCst);
-                Ok(())
-            })
-            .unwrap();
-    });
-    assert_eq!((held.load(SeqCst), stopped.load(SeqCst)), (3, 3));
 }

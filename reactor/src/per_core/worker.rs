@@ -36,7 +36,8 @@ impl Reports {
     fn send(&self, report: Report) {
         // The calling thread listens until the last worker has ended.
         let _ = self.send.send(report);
-        self.control.mailbox.ring();
+        // A call, not a wake alone: a wake that comes between two turns is over with the next.
+        let _ = self.control.call_from_thread(|_| {});
     }
 }
 
@@ -87,5 +88,33 @@ impl Builder {
             self.stop_on_signals = false;
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Reactor;
+
+    #[test]
+    fn a_report_that_follows_another_wakes_the_calling_thread_too() {
+        let control = Reactor::new().unwrap();
+        let patience = control.call_later(Duration::from_secs(60), |_| {});
+        let (send, received) = channel();
+        let reports = Reports::new(send, control.remote());
+        // The first comes in the middle of a turn, whose poll takes its wake.
+        let first = reports.clone();
+        control.call_later(Duration::ZERO, move |_| first.send(Report::Running));
+        while received.try_recv().is_err() {
+            control.iterate(None).unwrap();
+        }
+        // The second comes before the next turn: the loop must not sleep upon it.
+        reports.send(Report::Running);
+        control.iterate(None).unwrap();
+        assert!(received.try_recv().is_ok());
+        assert!(patience.deadline().is_some_and(|deadline| control.now() < deadline));
     }
 }
