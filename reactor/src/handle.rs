@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::agenda::Call;
 use crate::callback::CallbackResult;
-use crate::inner::{Inner, Stop};
+use crate::inner::{Inner, Stop, reach};
 use crate::stats::ReactorStats;
 use crate::threads::{Mailbox, Remote};
 
@@ -20,7 +20,7 @@ pub struct Handle {
 
 impl Handle {
     pub(crate) fn upgrade(&self) -> Option<Rc<Inner>> {
-        self.inner.upgrade()
+        reach(&self.inner)
     }
 
     pub(crate) fn from_weak(inner: Weak<Inner>) -> Self {
@@ -117,6 +117,8 @@ impl Handle {
         let Some(inner) = self.upgrade() else { return ReactorStats::default() };
         let mut stats = inner.core.borrow().agenda.stats;
         stats.remote_wakes = inner.mailbox.wakes();
+        let busy = inner.driver.borrow().busy_polls();
+        (stats.busy_polls, stats.busy_poll_hits) = (busy.waits, busy.hits);
         (stats.jobs_waiting, stats.jobs_running) = inner.jobs_under_way();
         (stats.lookups, stats.pending_lookups) = inner.names.gauges();
         #[cfg(feature = "dns")]

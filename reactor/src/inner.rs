@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use crate::slots::{Key, Slots};
 use crate::stream::Streams;
 use crate::threads::{Mailbox, RemoteCall};
 use crate::timers::{Timer, Wheel};
+use crate::unix::UnixPort;
 
 pub(crate) struct Inner {
     pub(crate) core: RefCell<Core>,
@@ -46,6 +47,9 @@ pub(crate) struct Inner {
     pub(crate) jobs: crate::jobs::Jobs,
     #[cfg(feature = "signals")]
     pub(crate) signals: crate::signals::Signals,
+    /// The reactors that this one runs beside.
+    #[cfg(feature = "per-core")]
+    pub(crate) workers: std::cell::OnceCell<crate::Workers>,
     /// What scripted sockets put in the driver's place.
     #[cfg(feature = "testing")]
     pub(crate) scripted: crate::net::script::Injected,
@@ -55,6 +59,9 @@ pub(crate) struct Inner {
     dispatching: Cell<Option<Key>>,
     interrupted: Cell<bool>,
     catch_panics: bool,
+    /// Set on a host of a simulated world: tells the world of calls outside of turns.
+    #[cfg(feature = "sim")]
+    hook: std::cell::OnceCell<Rc<crate::net::sim::Hook>>,
     /// A panic on its way out of `run`.
     panic: Cell<Option<Box<dyn std::any::Any + Send>>>,
 }
@@ -63,6 +70,7 @@ pub(crate) struct Inner {
 pub(crate) struct Core {
     pub(crate) ports: Slots<Port>,
     pub(crate) streams: Streams,
+    pub(crate) unix_ports: Slots<UnixPort>,
     pub(crate) timers: Wheel<Rc<Timer>>,
     pub(crate) agenda: Agenda,
     /// The receive buffers; out while a port is delivered to. Pulling from another port meanwhile
@@ -83,6 +91,14 @@ pub(crate) enum Stop {
     Crash,
 }
 
+/// The reactor behind a handle that is about to ask something of it.
+#[inline]
+pub(crate) fn reach(inner: &Weak<Inner>) -> Option<Rc<Inner>> {
+    let inner = inner.upgrade()?;
+    inner.touch();
+    Some(inner)
+}
+
 /// While it lives, the loop runs.
 pub(crate) struct Running<'a>(&'a Inner);
 
@@ -100,6 +116,7 @@ impl Inner {
             core: RefCell::new(Core {
                 ports: Slots::new(),
                 streams: Streams::new(),
+                unix_ports: Slots::new(),
                 timers: Wheel::new(),
                 agenda: Agenda::default(),
                 batches: Vec::new(),
@@ -122,12 +139,16 @@ impl Inner {
             jobs: crate::jobs::Jobs::new(),
             #[cfg(feature = "signals")]
             signals: crate::signals::Signals::new(),
+            #[cfg(feature = "per-core")]
+            workers: std::cell::OnceCell::new(),
             #[cfg(feature = "testing")]
             scripted: crate::net::script::Injected::default(),
             events: Cell::default(),
             dispatching: Cell::new(None),
             interrupted: Cell::new(false),
             catch_panics,
+            #[cfg(feature = "sim")]
+            hook: std::cell::OnceCell::new(),
             panic: Cell::new(None),
         }
     }
@@ -145,12 +166,46 @@ impl Inner {
         self.now().saturating_duration_since(self.epoch).as_nanos() as u64
     }
 
+    /// Nanoseconds from when the reactor was made to `at`.
+    #[cfg(feature = "sim")]
+    pub(crate) fn nanoseconds(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_nanos() as u64
+    }
+
     /// The instant that many nanoseconds after the reactor was made, if it can be told.
     pub(crate) fn instant(&self, nanoseconds: u64) -> Option<Instant> {
         self.epoch.checked_add(Duration::from_nanos(nanoseconds))
     }
 
+    /// Makes it the reactor of a host of a simulated world.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulate(&self, hook: Rc<crate::net::sim::Hook>) {
+        let _ = self.hook.set(hook);
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulation(&self) -> Option<&crate::net::sim::Hook> {
+        self.hook.get().map(|hook| &**hook)
+    }
+
+    /// Somebody is about to change something; a simulated world must then look for what is due.
+    #[inline]
+    pub(crate) fn touch(&self) {
+        #[cfg(feature = "sim")]
+        if let Some(hook) = self.hook.get() {
+            hook.touch();
+        }
+    }
+
     pub(crate) fn begin(&self) -> Result<Running<'_>, RunError> {
+        #[cfg(feature = "sim")]
+        if self.hook.get().is_some() {
+            return Err(RunError::Simulated);
+        }
+        self.begin_turn()
+    }
+
+    pub(crate) fn begin_turn(&self) -> Result<Running<'_>, RunError> {
         if self.starting.get() > 0 || self.running.replace(true) {
             return Err(RunError::AlreadyRunning);
         }
@@ -190,10 +245,16 @@ impl Inner {
         self.shutting_down.get()
     }
 
+    /// Whether a port of datagrams is open, whose closing takes no more than the loop.
+    pub(crate) fn has_datagram_ports(&self) -> bool {
+        let core = self.core.borrow();
+        !core.ports.is_empty() || !core.unix_ports.is_empty()
+    }
+
     /// Whether no port and no connection is open.
     pub(crate) fn is_empty(&self) -> bool {
         let core = self.core.borrow();
-        core.ports.is_empty() && core.streams.is_empty()
+        core.ports.is_empty() && core.streams.is_empty() && core.unix_ports.is_empty()
     }
 
     pub(crate) fn is_alive(&self) -> bool {

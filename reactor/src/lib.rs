@@ -15,6 +15,8 @@ mod interfaces;
 #[cfg(feature = "threads")]
 mod jobs;
 mod net;
+#[cfg(feature = "per-core")]
+mod per_core;
 mod reactor;
 mod resolve;
 mod shutdown;
@@ -26,6 +28,7 @@ mod stream;
 mod sys;
 mod threads;
 mod timers;
+mod unix;
 mod without;
 
 pub use address::parse_address;
@@ -43,6 +46,8 @@ pub use handle::Handle;
 pub use interfaces::{InterfaceAddress, NetworkInterface};
 #[cfg(feature = "threads")]
 pub use jobs::{Job, JobCancelError, JobError};
+#[cfg(feature = "per-core")]
+pub use per_core::{PerCoreError, WorkerFailure, Workers, run_per_core};
 pub use reactor::{Builder, Reactor};
 #[cfg(feature = "dns")]
 pub use resolve::DnsResolver;
@@ -61,10 +66,23 @@ pub use stream::{
 };
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
+pub use unix::{
+    PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagram, UnixDatagramOptions,
+    UnixDatagramProtocol, UnixDatagramTransport, UnixOptions, UnixWriteFailure,
+};
 
 /// What only a system with descriptors has.
 pub mod os {
     pub use crate::activation::{ListenFd, take_listen_fds};
+}
+
+/// A network in a box, under virtual time (feature `sim`).
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::net::sim::{
+        Call, GilbertElliott, Guard, HostAddresses, HostError, Hosts, Latency, Link, Loss,
+        PacketView, Rule, World,
+    };
 }
 
 /// For tests of the reactor, and of protocols on it (feature `testing`).

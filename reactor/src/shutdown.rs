@@ -143,6 +143,16 @@ impl Inner {
     }
 
     /// The first signal asks for a shutdown, one that comes during it ends the waiting.
+    /// When a shutdown goes on although something holds it back, in nanoseconds of the reactor's
+    /// clock.
+    #[cfg(feature = "sim")]
+    pub(crate) fn shutdown_deadline(&self) -> Option<u64> {
+        if !self.shutdown.is_under_way() {
+            return None;
+        }
+        self.shutdown.deadline.get().map(|at| self.nanoseconds(at))
+    }
+
     #[cfg(feature = "signals")]
     pub(crate) fn stop_by_signal(&self) {
         // Also one that comes before the loop has looked at the first.
@@ -272,9 +282,10 @@ impl Reactor {
                     port.begin_close(StopReason::Shutdown, &mut core.agenda);
                 }
             }
+            crate::unix::begin_shutdown(core);
         }
         crate::stream::begin_shutdown(inner);
-        while !inner.core.borrow().ports.is_empty() {
+        while inner.has_datagram_ports() {
             self.notices();
         }
         // The completions of the last ones.
@@ -362,6 +373,7 @@ pub struct ShutdownHold {
 impl Drop for ShutdownHold {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.upgrade() {
+            inner.touch();
             let holds = &inner.shutdown.holds;
             holds.set(holds.get() - 1);
         }

@@ -13,7 +13,7 @@ use crate::Handle;
 use crate::agenda::{Agenda, Call, Notice};
 use crate::callback::CallbackResult;
 use crate::error::{Closed, ConnectError, ListenError, OptionError, StopReason};
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 use crate::net::{RecvBatch, SocketOption};
 use crate::slots::Key;
 use crate::stats::PortStats;
@@ -46,7 +46,7 @@ impl DatagramTransport {
         &self,
         work: impl FnOnce(&mut Port, &mut Agenda, &Inner) -> R,
     ) -> Option<R> {
-        let inner = self.inner.upgrade()?;
+        let inner = reach(&self.inner)?;
         let core = &mut *inner.core.borrow_mut();
         let port = core.ports.get_mut(self.key)?;
         Some(work(port, &mut core.agenda, &inner))
@@ -134,7 +134,7 @@ impl DatagramTransport {
     }
 
     fn pull<R>(&self, take: impl FnOnce(&mut Port) -> Option<R>) -> Result<Option<R>, OptionError> {
-        let inner = self.inner.upgrade().ok_or(OptionError::Closed)?;
+        let inner = reach(&self.inner).ok_or(OptionError::Closed)?;
         let core = &mut *inner.core.borrow_mut();
         let port = core.ports.get_mut(self.key).ok_or(OptionError::Closed)?;
         if port.closing {
@@ -245,7 +245,7 @@ impl DatagramTransport {
         R: CallbackResult + 'static,
     {
         let done: Call = Box::new(move |handle| done(handle).into_result());
-        let inner = self.inner.upgrade().ok_or(Closed)?;
+        let inner = reach(&self.inner).ok_or(Closed)?;
         let core = &mut *inner.core.borrow_mut();
         if core.closed {
             return Err(Closed);
@@ -369,7 +369,7 @@ impl Port {
         agenda: &mut Agenda,
     ) -> Result<(), ConnectError> {
         if let Some(peer) = self.peer {
-            return Err(ConnectError::IsConnected { peer });
+            return Err(ConnectError::IsConnected { peer: peer.into() });
         }
         let admitted = self
             .family

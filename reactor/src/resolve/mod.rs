@@ -49,7 +49,7 @@ use self::query::Failing;
 use crate::Handle;
 use crate::agenda::{Call, Notice};
 use crate::callback::{CallbackResult, guarded};
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 use crate::slots::{Key, Slots};
 use crate::timers::DelayedCall;
 
@@ -100,7 +100,7 @@ impl Names {
 
     /// Calls the resolver, which may set another one meanwhile.
     fn with_resolver(&self, inner: &Rc<Inner>, call: impl FnOnce(&mut dyn Resolve, &Handle)) {
-        let mut resolver = self.resolver.take().unwrap_or_else(default_resolver);
+        let mut resolver = self.resolver.take().unwrap_or_else(|| default_resolver(inner));
         let handle = inner.handle();
         let outcome = guarded(|| {
             call(&mut *resolver, &handle);
@@ -119,13 +119,16 @@ impl Names {
     }
 }
 
-#[cfg(feature = "dns")]
-fn default_resolver() -> Box<dyn Resolve> {
-    Box::new(DnsResolver::system())
-}
-
-#[cfg(not(feature = "dns"))]
-fn default_resolver() -> Box<dyn Resolve> {
+fn default_resolver(inner: &Inner) -> Box<dyn Resolve> {
+    #[cfg(feature = "sim")]
+    if let Some(world) = inner.simulation() {
+        return world.resolver();
+    }
+    #[cfg(not(feature = "sim"))]
+    let _ = inner;
+    #[cfg(feature = "dns")]
+    return Box::new(DnsResolver::system());
+    #[cfg(not(feature = "dns"))]
     Box::new(SystemResolver::new())
 }
 
@@ -259,7 +262,7 @@ impl Resolution {
     }
 
     fn pending(&self) -> Option<(Rc<Inner>, Key)> {
-        let (inner, key) = (self.inner.upgrade()?, self.key?);
+        let (inner, key) = (reach(&self.inner)?, self.key?);
         let pending = inner.names.is_pending(key) && !inner.core.borrow().closed;
         pending.then_some((inner, key))
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::ResolveError;
 use crate::Handle;
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 use crate::slots::Key;
 
 /// Which addresses are wanted.
@@ -256,7 +256,7 @@ impl Answer {
 
     fn give(&self, result: Result<Vec<SocketAddr>, Failing>) {
         if let Some(key) = self.key.take()
-            && let Some(inner) = self.inner.upgrade()
+            && let Some(inner) = reach(&self.inner)
         {
             inner.complete_lookup(key, result);
         }

@@ -7,7 +7,7 @@ use super::connection::{Connection, Origin, Phase, Ready};
 use super::listen::start;
 use super::listener::Listener;
 use super::options::{Accept, Tuning};
-use super::{Factory, ListeningPort, Protocol, StreamNotice, Transport};
+use super::{Factory, ListeningPort, PeerAddr, Protocol, StreamNotice, Transport};
 use crate::Handle;
 use crate::error::AdoptError;
 use crate::inner::Inner;
@@ -15,10 +15,10 @@ use crate::net::{Ownership, StreamSocket};
 use crate::slots::Kind;
 
 impl Handle {
-    /// Takes over a listening TCP socket made elsewhere (by a parent process, by another
+    /// Takes over a listening TCP or UNIX socket made elsewhere (by a parent process, by another
     /// library), with the connections that wait in it. The socket belongs to the port from now
     /// on, and is closed with it; it is made non-blocking and close-on-exec, and no other option
-    /// is touched.
+    /// is touched. The path of a UNIX socket stays where it is: who made it removes it.
     ///
     /// ```
     /// # use strand_reactor::*;
@@ -87,7 +87,7 @@ impl Handle {
         adopt_listener(self, duplicate, Ownership::Shared, Box::new(factory))
     }
 
-    /// Takes over a connected TCP socket made elsewhere and attaches a protocol to it, whose
+    /// Takes over a connected TCP or UNIX socket made elsewhere and attaches a protocol to it, whose
     /// `connection_made` is called from the loop. The socket belongs to the connection from now
     /// on; what arrived before is delivered.
     ///
@@ -163,9 +163,10 @@ fn adopt_listener(
     let key = inner.core.borrow().streams.listeners.next_key();
     let token = key.token(Kind::Listener);
     let socket = inner.driver.borrow_mut().adopt_listener(fd, ownership, token)?;
-    let label: Rc<str> = match socket.local_addr() {
-        Ok(address) => format!("adopted tcp {address}").into(),
-        Err(_) => "adopted tcp".into(),
+    let label: Rc<str> = match (socket.local_addr(), socket.unix_addr()) {
+        (Ok(address), _) => format!("adopted tcp {address}").into(),
+        (_, Ok(address)) => format!("adopted unix {address}").into(),
+        _ => "adopted tcp".into(),
     };
     let mut listener = Listener::new(key, socket, Accept::default(), Tuning::default(), label);
     // What waits already is no news to the poller.
@@ -185,8 +186,11 @@ pub(crate) fn attach(
     let key = core.streams.connections.next_key();
     let socket = open(&inner, key.token(Kind::Stream));
     let opened = socket.and_then(|socket| {
-        let peer = socket.peer_addr().map_err(AdoptError::Socket)?;
-        let tuning = Tuning::default();
+        let peer = match socket.unix_peer_addr() {
+            Ok(address) => PeerAddr::Unix(address),
+            Err(_) => PeerAddr::Ip(socket.peer_addr().map_err(AdoptError::Socket)?),
+        };
+        let tuning = Rc::new(Tuning::default());
         Ok(Connection::new(key, socket, peer, Origin::Adopted, Phase::Open, tuning))
     });
     let mut connection = opened?;

@@ -136,7 +136,7 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
             core.streams.buffer = Some(buffer);
             return;
         }
-        if connection.stack.is_some() {
+        if connection.stack().is_some() {
             drop(guard);
             return layer::service(inner, key, ready.drain);
         }
@@ -194,7 +194,7 @@ fn deliver(
                 return;
             }
             // A layer that the protocol has just pushed sees all that is read from here on.
-            if budget == 0 || connection.stack.is_some() || inner.is_stopping() {
+            if budget == 0 || connection.stack().is_some() || inner.is_stopping() {
                 let again = Ready { error: ready.error, ..Ready::DRAIN };
                 connection.make_ready(again, &mut core.agenda);
                 return;
@@ -237,9 +237,8 @@ fn read(connection: &mut Connection, buffer: &mut [u8], agenda: &mut Agenda) -> 
             }
         }
         Ok(len) => {
-            connection.stats.bytes_in += len as u64;
-            connection.stats.reads += 1;
-            Read::Data { len, short: len < buffer.len() }
+            connection.count_read(len);
+            Read::Data { len, short: len < buffer.len() && connection.trusts_short_reads() }
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             connection.read_dry(agenda);
@@ -267,7 +266,7 @@ pub(crate) fn discard(
         let room = budget.min(buffer.len());
         match read(connection, &mut buffer[..room], agenda) {
             Read::Data { len, short } => {
-                connection.stats.bytes_discarded += len as u64;
+                connection.rare_stats().bytes_discarded += len as u64;
                 budget -= len;
                 if short && !drain {
                     break;

@@ -49,7 +49,7 @@ impl Handle {
         })
     }
 
-    /// Every TCP port that is not closed, in no particular order.
+    /// Every TCP and UNIX port that is not closed, in no particular order.
     ///
     /// ```
     /// let reactor = strand_reactor::Reactor::new()?;
@@ -97,7 +97,7 @@ fn listen_error(error: OpenError, spec: &ListenSpec) -> ListenError {
 }
 
 /// Puts the listener in its slot and starts the factory; takes it out again if that fails.
-pub(super) fn start<E: From<StartError>>(
+pub(crate) fn start<E: From<StartError>>(
     inner: &Rc<Inner>,
     listener: Listener,
     mut factory: Box<dyn Factory>,

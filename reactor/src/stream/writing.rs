@@ -1,6 +1,7 @@
 //! The way out: from a write call to the connection's queue, or straight to the socket.
 
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 
 use super::Transport;
 use super::connection::{Connection, is_shortage};
@@ -119,8 +120,8 @@ impl Transport {
     pub fn set_write_watermarks(&self, low: usize, high: usize) -> Result<(), OptionError> {
         check_watermarks(low, high)?;
         self.with(|connection, agenda| {
-            connection.tuning.low_watermark = low;
-            connection.tuning.high_watermark = high;
+            let tuning = Rc::make_mut(&mut connection.tuning);
+            (tuning.low_watermark, tuning.high_watermark) = (low, high);
             connection.check_watermarks(agenda);
         })
         .ok_or(OptionError::Closed)
@@ -139,7 +140,7 @@ impl Transport {
 impl Connection {
     /// Bytes written and not yet taken by the system.
     fn waiting(&self) -> usize {
-        self.queue.bytes() + self.stack.as_ref().map_or(0, |stack| stack.pending)
+        self.queue.bytes() + self.stack().map_or(0, |stack| stack.pending)
     }
 
     fn enqueue(
@@ -168,7 +169,7 @@ impl Connection {
                 return Err(WriteError::Closed);
             }
         }
-        if self.stack.is_some() {
+        if self.stack().is_some() {
             let data = match data {
                 Data::Borrowed(pieces) => {
                     pieces.iter().flat_map(|piece| piece.iter()).copied().collect()
@@ -188,7 +189,7 @@ impl Connection {
             }
             Data::Borrowed(pieces) => {
                 if let Some(completion) = completion.take() {
-                    self.queue.mark_beyond(len, len, completion);
+                    self.queue.mark_beyond(len, len, completion, &mut agenda.streams.spares);
                 }
                 let (skip, offset) = self.send(pieces, agenda);
                 // Broken by this very write, it has told the completion, and will tell the loss:
@@ -202,7 +203,7 @@ impl Connection {
             }
         }
         if let Some(completion) = completion.take() {
-            self.queue.mark(len, completion);
+            self.queue.mark(len, completion, &mut agenda.streams.spares);
             self.tell_written(agenda);
         }
         if !self.blocked && self.queue.bytes() >= GATHERED {
@@ -219,7 +220,7 @@ impl Connection {
             return Err(WriteError::Closed);
         }
         self.settle(agenda);
-        if !self.queue.is_empty() || self.stack.is_some() {
+        if !self.queue.is_empty() || self.stack().is_some() {
             return Err(WriteError::WouldBlock);
         }
         if data.is_empty() {
@@ -227,13 +228,12 @@ impl Connection {
         }
         match self.socket.write(data) {
             Ok(len) => {
-                self.stats.bytes_out += len as u64;
-                self.stats.writes += 1;
+                self.count_write(len);
                 Ok(len)
             }
             // Want of memory passes, and breaks nothing.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_shortage(&error) => {
-                self.stats.would_block += 1;
+                self.rare_stats().would_block += 1;
                 Err(WriteError::WouldBlock)
             }
             Err(error) => {

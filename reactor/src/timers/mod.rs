@@ -12,7 +12,7 @@ pub(crate) use wheel::{TimerId, Wheel};
 use crate::Handle;
 use crate::callback::CallbackResult;
 use crate::error::TimerError;
-use crate::inner::Inner;
+use crate::inner::{Inner, reach};
 
 /// A timer as the queue holds it; the closure lies in `call`.
 pub(crate) struct Timer<C: ?Sized = dyn TimerCall> {
@@ -310,7 +310,7 @@ impl DelayedCall {
     /// The reactor, if the call is still to come.
     fn pending(&self) -> Result<Rc<Inner>, TimerError> {
         match self.timer.status.get() {
-            Status::Pending => self.inner.upgrade().ok_or(TimerError::Closed),
+            Status::Pending => reach(&self.inner).ok_or(TimerError::Closed),
             Status::Called => Err(TimerError::AlreadyCalled),
             Status::Cancelled => Err(TimerError::AlreadyCancelled),
             Status::Closed => Err(TimerError::Closed),

@@ -270,6 +270,11 @@ impl Script {
         self.state.sent.borrow().clone()
     }
 
+    /// Empties the record of what was sent: for benches, which send without end.
+    pub fn forget_sent(&self) {
+        self.state.sent.borrow_mut().clear();
+    }
+
     /// The next change of a group membership is answered so: with this errno, or 0 for success.
     /// Without an answer everything succeeds.
     pub fn answer_group_change(&self, errno: i32) {

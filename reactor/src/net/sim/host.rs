@@ -1,0 +1,283 @@
+//! A host: its addresses and interfaces, its sockets, and what they have to tell its reactor.
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+
+use super::{tcp, udp};
+use crate::interfaces::{InterfaceAddress, NetworkInterface};
+use crate::net::Event;
+
+/// Names a host of a world: its place in the list of hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HostId(pub(crate) u32);
+
+/// The interface of loopback.
+pub(crate) const LOOPBACK: u32 = 1;
+
+/// The broadcast address of its network.
+const LOOPBACK_BROADCAST: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
+
+/// What the network knows of a host.
+pub(crate) struct HostState {
+    pub(crate) name: Rc<str>,
+    /// Addresses with the lengths of their prefixes and the indices of their interfaces, in the
+    /// order given; without those of loopback.
+    pub(crate) addresses: Box<[HostAddress]>,
+    pub(crate) up: bool,
+    /// How often it was restarted: what was opened before is none of its business.
+    pub(crate) incarnation: u32,
+    /// Sockets with events that its reactor has not polled yet.
+    pub(crate) pending: Vec<Rc<Signal>>,
+    /// On the list of hosts that are to take a turn.
+    pub(crate) on_ready: bool,
+    /// When it is to take a turn at the latest; `u64::MAX` for never.
+    pub(crate) wake_at: u64,
+    pub(crate) udp: udp::Table,
+    pub(crate) tcp: tcp::Table,
+    /// Destinations whose paths were found to be narrower than the interface.
+    mtus: Vec<(IpAddr, u32)>,
+}
+
+/// An address of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostAddress {
+    pub(crate) ip: IpAddr,
+    pub(crate) prefix_len: u8,
+    /// Index of the interface; from 2 on, since loopback is the first.
+    pub(crate) interface: u32,
+}
+
+impl HostState {
+    pub(crate) fn new(name: Rc<str>, addresses: &[(IpAddr, u8)]) -> Self {
+        Self {
+            name,
+            addresses: interfaces_of(addresses).into_boxed_slice(),
+            up: true,
+            incarnation: 0,
+            pending: Vec::new(),
+            on_ready: false,
+            wake_at: u64::MAX,
+            udp: udp::Table::default(),
+            tcp: tcp::Table::default(),
+            mtus: Vec::new(),
+        }
+    }
+
+    /// Whether packets to `ip` are for this host.
+    #[inline]
+    pub(crate) fn has(&self, ip: IpAddr) -> bool {
+        (ip.is_loopback() && ip != LOOPBACK_BROADCAST)
+            || self.addresses.iter().any(|address| address.ip == ip)
+    }
+
+    /// The address that packets to `destination` carry as their source if their socket has none:
+    /// one on the network of the destination, or else the first of its family.
+    pub(crate) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        if destination.is_loopback() {
+            return Some(loopback(destination));
+        }
+        if self.has(destination) {
+            return Some(destination);
+        }
+        let mut of_family =
+            self.addresses.iter().filter(|own| own.ip.is_ipv4() == destination.is_ipv4());
+        let near = of_family.clone().find(|own| same_network(own.ip, destination, own.prefix_len));
+        near.or_else(|| of_family.next()).map(|own| own.ip)
+    }
+
+    /// Whether `ip` is on one of its networks.
+    pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|own| same_network(own.ip, ip, own.prefix_len))
+    }
+
+    /// The interface that has this address of its own.
+    #[inline]
+    pub(crate) fn interface_of(&self, ip: IpAddr) -> u32 {
+        let own = self.addresses.iter().find(|own| own.ip == ip);
+        own.map_or(LOOPBACK, |own| own.interface)
+    }
+
+    pub(crate) fn has_interface(&self, index: u32) -> bool {
+        index == LOOPBACK || self.addresses.iter().any(|own| own.interface == index)
+    }
+
+    /// The first interface, loopback apart, with an address of the family of `like`.
+    pub(crate) fn first_interface(&self, like: IpAddr) -> Option<u32> {
+        let of_family = self.addresses.iter().filter(|own| own.ip.is_ipv4() == like.is_ipv4());
+        of_family.map(|own| own.interface).min()
+    }
+
+    /// The first address of an interface, of the family of `like`.
+    pub(crate) fn address_on(&self, interface: u32, like: IpAddr) -> Option<IpAddr> {
+        if interface == LOOPBACK {
+            return Some(loopback(like));
+        }
+        let of_family = self.addresses.iter().filter(|own| own.ip.is_ipv4() == like.is_ipv4());
+        of_family.clone().find(|own| own.interface == interface).map(|own| own.ip)
+    }
+
+    /// The interface on whose network `ip` reaches everybody; 0 for 255.255.255.255, which does so
+    /// on any.
+    pub(crate) fn broadcasts_on(&self, ip: IpAddr) -> Option<u32> {
+        let IpAddr::V4(v4) = ip else { return None };
+        if v4.is_broadcast() {
+            return Some(0);
+        }
+        if v4 == LOOPBACK_BROADCAST {
+            return Some(LOOPBACK);
+        }
+        let own =
+            self.addresses.iter().find(|own| broadcast_of(own.ip, own.prefix_len) == Some(v4));
+        own.map(|own| own.interface)
+    }
+
+    /// The router of the network that `ip`, an address of this host, is on. It takes no part in
+    /// anything but reports, which come from the last address of the network.
+    pub(crate) fn router_for(&self, ip: IpAddr) -> Option<IpAddr> {
+        let own = self.addresses.iter().find(|own| own.ip == ip)?;
+        Some(match own.ip {
+            IpAddr::V4(v4) => {
+                let hosts = u32::MAX.checked_shr(own.prefix_len.into()).unwrap_or(0);
+                Ipv4Addr::from_bits((v4.to_bits() | hosts) & !1).into()
+            }
+            IpAddr::V6(v6) => {
+                let hosts = u128::MAX.checked_shr(own.prefix_len.into()).unwrap_or(0);
+                Ipv6Addr::from_bits(v6.to_bits() | hosts).into()
+            }
+        })
+    }
+
+    /// Its interfaces, as a system lists them.
+    pub(crate) fn interfaces(&self) -> Vec<NetworkInterface> {
+        let up = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+        let address = |ip, prefix_len, broadcast| InterfaceAddress { ip, prefix_len, broadcast };
+        let mut list = vec![NetworkInterface {
+            index: LOOPBACK,
+            name: "lo".to_owned(),
+            flags: up | libc::IFF_LOOPBACK as u32,
+            addresses: vec![
+                address(Ipv4Addr::LOCALHOST.into(), 8, None),
+                address(Ipv6Addr::LOCALHOST.into(), 128, None),
+            ],
+        }];
+        let last = self.addresses.iter().map(|own| own.interface).max().unwrap_or(LOOPBACK);
+        for index in LOOPBACK + 1..=last {
+            let own = self.addresses.iter().filter(|own| own.interface == index);
+            list.push(NetworkInterface {
+                index,
+                name: interface_name(index),
+                flags: up | (libc::IFF_BROADCAST | libc::IFF_MULTICAST) as u32,
+                addresses: own
+                    .map(|own| {
+                        address(own.ip, own.prefix_len, broadcast_of(own.ip, own.prefix_len))
+                    })
+                    .collect(),
+            });
+        }
+        list
+    }
+
+    /// What is known of the path to `ip`.
+    pub(crate) fn mtu(&self, ip: IpAddr) -> Option<u32> {
+        self.mtus.iter().find(|(to, _)| *to == ip).map(|(_, mtu)| *mtu)
+    }
+
+    pub(crate) fn learn_mtu(&mut self, ip: IpAddr, mtu: u32) {
+        match self.mtus.iter_mut().find(|(to, _)| *to == ip) {
+            Some((_, known)) => *known = mtu.min(*known),
+            None => self.mtus.push((ip, mtu)),
+        }
+    }
+
+    /// Notes an event of a socket for the next poll of its reactor; false if one is noted
+    /// already.
+    pub(crate) fn note(&mut self, signal: &Rc<Signal>, readiness: u8) -> bool {
+        let before = signal.raised.replace(signal.raised.get() | readiness);
+        if before == 0 {
+            self.pending.push(Rc::clone(signal));
+        }
+        before == 0
+    }
+}
+
+/// The events of one socket that its reactor has yet to hear of.
+#[derive(Debug)]
+pub(crate) struct Signal {
+    token: usize,
+    raised: Cell<u8>,
+}
+
+impl Signal {
+    pub(crate) const READABLE: u8 = 1;
+    pub(crate) const WRITABLE: u8 = 2;
+    pub(crate) const ERROR: u8 = 4;
+    pub(crate) const READ_CLOSED: u8 = 8;
+
+    pub(crate) fn new(token: usize) -> Rc<Self> {
+        Rc::new(Self { token, raised: Cell::new(0) })
+    }
+
+    /// What was noted since the last call.
+    pub(crate) fn take(&self) -> Event {
+        let raised = self.raised.take();
+        Event {
+            token: self.token,
+            readable: raised & Self::READABLE != 0,
+            writable: raised & Self::WRITABLE != 0,
+            error: raised & Self::ERROR != 0,
+            read_closed: raised & Self::READ_CLOSED != 0,
+        }
+    }
+}
+
+/// Puts addresses on interfaces: those of one network on one interface, and the first network of
+/// IPv4 on one interface with the first of IPv6, the second with the second, and so on.
+fn interfaces_of(addresses: &[(IpAddr, u8)]) -> Vec<HostAddress> {
+    let mut placed: Vec<HostAddress> = Vec::with_capacity(addresses.len());
+    for &(ip, prefix_len) in addresses {
+        let of_family = placed.iter().filter(|other| other.ip.is_ipv4() == ip.is_ipv4());
+        let beside = of_family
+            .clone()
+            .find(|other| other.prefix_len == prefix_len && same_network(other.ip, ip, prefix_len));
+        let interface = match beside {
+            Some(other) => other.interface,
+            None => of_family.map(|other| other.interface).max().unwrap_or(LOOPBACK) + 1,
+        };
+        placed.push(HostAddress { ip, prefix_len, interface });
+    }
+    placed
+}
+
+pub(crate) fn interface_name(index: u32) -> String {
+    if index == LOOPBACK { "lo".to_owned() } else { format!("eth{}", index - 2) }
+}
+
+fn loopback(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
+/// Whether two addresses begin with the same bits.
+pub(crate) fn same_network(one: IpAddr, other: IpAddr, prefix_len: u8) -> bool {
+    match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            let differ = one.to_bits() ^ other.to_bits();
+            differ.leading_zeros() >= u32::from(prefix_len)
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) => {
+            let differ = one.to_bits() ^ other.to_bits();
+            differ.leading_zeros() >= u32::from(prefix_len)
+        }
+        _ => false,
+    }
+}
+
+/// The address of all hosts of a network of IPv4; networks of one or two hosts have none.
+pub(crate) fn broadcast_of(ip: IpAddr, prefix_len: u8) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V4(v4) if prefix_len < 31 => {
+            Some(Ipv4Addr::from_bits(v4.to_bits() | u32::MAX >> prefix_len))
+        }
+        _ => None,
+    }
+}

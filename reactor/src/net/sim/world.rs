@@ -1,0 +1,323 @@
+//! The world: hosts, and the loop that lets time pass.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::addresses::HostAddresses;
+use super::driver::SimDriver;
+use super::error::HostError;
+use super::host::{HostId, HostState};
+use super::network::{Net, SharedNet};
+use super::turn::{Buffers, Hook, Mail, Surroundings, Wants};
+use crate::error::RunError;
+use crate::{Handle, Reactor};
+
+/// A simulated network, its hosts, and their time.
+///
+/// ```
+/// use std::time::Duration;
+/// use strand_reactor::sim::World;
+/// use strand_reactor::{Datagram, DatagramProtocol, DatagramTransport};
+///
+/// struct Echo;
+/// impl DatagramProtocol for Echo {
+///     fn datagram_received(&mut self, t: &DatagramTransport, d: Datagram<'_>) -> anyhow::Result<()> {
+///         Ok(t.write_to(d.payload(), d.source())?)
+///     }
+/// }
+/// struct Client;
+/// impl DatagramProtocol for Client {
+///     fn start_protocol(&mut self, t: &DatagramTransport) -> anyhow::Result<()> {
+///         Ok(t.write(b"hello")?)
+///     }
+///     fn datagram_received(&mut self, t: &DatagramTransport, d: Datagram<'_>) -> anyhow::Result<()> {
+///         assert_eq!(d.payload(), b"hello");
+///         Ok(t.stop_listening())
+///     }
+/// }
+///
+/// let world = World::new(1);
+/// let server = world.host("server", "10.0.0.1")?;
+/// let client = world.host("client", "10.0.0.2")?;
+/// server.listen_udp(7, Echo)?;
+/// client.connect_udp("10.0.0.1:7".parse()?, Client)?;
+/// world.run_for(Duration::from_secs(1))?;
+/// assert!(client.datagram_ports().is_empty());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+pub struct World {
+    pub(super) net: SharedNet,
+    pub(super) slots: RefCell<Vec<Slot>>,
+    pub(super) names: RefCell<BTreeMap<Rc<str>, HostId>>,
+    pub(super) around: Rc<Surroundings>,
+    mail: Arc<Mail>,
+    buffers: RefCell<Buffers>,
+    pub(super) running: Cell<bool>,
+    pub(super) catch_panics: Cell<bool>,
+}
+
+/// What the world keeps of a host beside the network's view.
+pub(super) struct Slot {
+    /// `None` while the host is down.
+    pub(super) reactor: Option<Rc<Reactor>>,
+    pub(super) hook: Rc<Hook>,
+    /// The network's time at which the reactor was made: its clock began there.
+    pub(super) born: u64,
+    /// A stop has come to its end: as if `run` had returned.
+    pub(super) stopped: bool,
+    /// Turns that it took at the instant `turned_at`.
+    turns: u32,
+    turned_at: u64,
+}
+
+/// Turns that a host may take while no time passes; then it waits for [`TURN_NS`], as the turns of
+/// a real one take time, and a program that always has work does not stop the clock.
+const TURNS_AT_ONCE: u32 = 1_000;
+const TURN_NS: u64 = 1_000;
+
+impl World {
+    /// A world without hosts. All that is left to chance in it follows from the seed.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            net: Rc::new(RefCell::new(Net::new(seed))),
+            slots: RefCell::default(),
+            names: RefCell::default(),
+            around: Rc::new(Surroundings::new()),
+            mail: Arc::default(),
+            buffers: RefCell::default(),
+            running: Cell::new(false),
+            catch_panics: Cell::new(true),
+        }
+    }
+
+    /// Makes a host, and gives the handle of its reactor.
+    ///
+    /// The handle carries the whole API of a [`Reactor`], and is good for as long as the world is.
+    /// Other hosts find the host by its name, too: it is in the world's table of names.
+    ///
+    /// # Errors
+    /// [`HostError`] when the name or an address is taken, or is none.
+    pub fn host<A>(&self, name: &str, addresses: A) -> Result<Handle, HostError>
+    where
+        A: TryInto<HostAddresses>,
+        A::Error: Into<HostError>,
+    {
+        let addresses: HostAddresses = addresses.try_into().map_err(Into::into)?;
+        if self.names.borrow().contains_key(name) {
+            return Err(HostError::NameTaken { name: name.to_owned() });
+        }
+        let name: Rc<str> = name.into();
+        let id = self.add(&name, &addresses)?;
+        self.names.borrow_mut().insert(Rc::clone(&name), id);
+        self.around.names.set(&name, addresses.list.iter().map(|(ip, _)| *ip).collect());
+        let (slot, handle) = self.boot(id);
+        self.slots.borrow_mut().push(slot);
+        Ok(handle)
+    }
+
+    /// Puts a host on the network.
+    fn add(&self, name: &Rc<str>, addresses: &HostAddresses) -> Result<HostId, HostError> {
+        let net = &mut *self.net.borrow_mut();
+        for &(address, _) in &addresses.list {
+            if let Some(other) = net.addresses.get(address) {
+                let by = net.host(other).name.to_string();
+                return Err(HostError::AddressTaken { address, by });
+            }
+        }
+        let id = HostId(net.hosts.len() as u32);
+        net.hosts.push(HostState::new(Rc::clone(name), &addresses.list));
+        for &(address, _) in &addresses.list {
+            net.addresses.insert(address, id);
+        }
+        Ok(id)
+    }
+
+    /// A reactor for a host that has none.
+    pub(super) fn boot(&self, id: HostId) -> (Slot, Handle) {
+        let driver = SimDriver::new(Rc::clone(&self.net), id, Arc::clone(&self.mail));
+        let reactor = Reactor::with_driver(Box::new(driver), self.catch_panics.get());
+        let hook = Rc::new(Hook::new(id, &self.around));
+        reactor.inner.simulate(Rc::clone(&hook));
+        let born = self.net.borrow().now;
+        let handle = (*reactor).clone();
+        let reactor = Some(Rc::new(reactor));
+        (Slot { reactor, hook, born, stopped: false, turns: 0, turned_at: 0 }, handle)
+    }
+
+    /// The virtual clock.
+    pub fn now(&self) -> Instant {
+        self.net.borrow().instant()
+    }
+
+    /// The virtual time that has passed since the world was made.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.net.borrow().now)
+    }
+
+    /// Lets this much virtual time pass.
+    ///
+    /// # Errors
+    /// [`RunError::AlreadyRunning`] from inside a callback of one of its hosts.
+    pub fn run_for(&self, duration: Duration) -> Result<(), RunError> {
+        let _running = self.begin()?;
+        let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let until = self.net.borrow().now.saturating_add(length);
+        while self.next(until)? {}
+        self.net.borrow_mut().now = until;
+        Ok(())
+    }
+
+    /// Lets time pass until `condition` holds, which is asked before the first turn and after
+    /// each. False when nothing is left that could happen and it does not hold.
+    ///
+    /// # Errors
+    /// As [`run_for`](Self::run_for).
+    pub fn run_until(&self, mut condition: impl FnMut() -> bool) -> Result<bool, RunError> {
+        let _running = self.begin()?;
+        loop {
+            if condition() {
+                return Ok(true);
+            }
+            if !self.next(u64::MAX)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// One turn of one host; time jumps to it if it lies ahead. False when nothing is left that
+    /// could happen.
+    ///
+    /// # Errors
+    /// As [`run_for`](Self::run_for).
+    pub fn step(&self) -> Result<bool, RunError> {
+        let _running = self.begin()?;
+        self.next(u64::MAX)
+    }
+
+    fn begin(&self) -> Result<Running<'_>, RunError> {
+        if self.running.replace(true) {
+            return Err(RunError::AlreadyRunning);
+        }
+        Ok(Running(self))
+    }
+
+    /// The next turn of a host no later than `until`; false if there is none.
+    fn next(&self, until: u64) -> Result<bool, RunError> {
+        loop {
+            self.look_at_touched();
+            let ready = {
+                let net = &mut *self.net.borrow_mut();
+                net.notice_lifts();
+                net.ready.pop_front()
+            };
+            match ready {
+                Some(id) => {
+                    if self.turn(id)? {
+                        return Ok(true);
+                    }
+                }
+                None if self.net.borrow_mut().advance(until) => {}
+                None => return Ok(false),
+            }
+        }
+    }
+
+    /// Finds out what those hosts want that were called into outside of their turns.
+    fn look_at_touched(&self) {
+        for id in self.mail.take() {
+            self.settle(id);
+        }
+        while let Some(id) = self.around.touched.borrow_mut().pop() {
+            self.slots.borrow()[id.0 as usize].hook.set_noted(false);
+            self.settle(id);
+        }
+    }
+
+    /// Sees to it that the host takes its next turn when it wants to.
+    fn settle(&self, id: HostId) {
+        let slots = self.slots.borrow();
+        let slot = &slots[id.0 as usize];
+        let Some(reactor) = slot.reactor.as_ref().filter(|_| !slot.stopped) else { return };
+        reactor.reclaim(&mut self.buffers.borrow_mut());
+        let wants = reactor.wants();
+        let net = &mut *self.net.borrow_mut();
+        match wants {
+            Wants::Now => net.make_ready(id),
+            Wants::At(at) => net.wake_at(id, slot.born.saturating_add(at)),
+            Wants::Nothing => {}
+        }
+    }
+
+    /// Has a host take a turn, if there is anything for it; tells whether there was.
+    fn turn(&self, id: HostId) -> Result<bool, RunError> {
+        let (now, has_events) = {
+            let net = &mut *self.net.borrow_mut();
+            let host = net.host_mut(id);
+            host.on_ready = false;
+            (net.now, !net.host(id).pending.is_empty())
+        };
+        let (reactor, hook) = {
+            let slot = &mut self.slots.borrow_mut()[id.0 as usize];
+            let Some(reactor) = slot.reactor.as_ref().filter(|_| !slot.stopped) else {
+                return Ok(false);
+            };
+            if slot.turned_at != now {
+                (slot.turned_at, slot.turns) = (now, 0);
+            }
+            slot.turns += 1;
+            if slot.turns > TURNS_AT_ONCE {
+                self.net.borrow_mut().wake_at(id, now + TURN_NS);
+                return Ok(false);
+            }
+            (Rc::clone(reactor), Rc::clone(&slot.hook))
+        };
+        if !has_events && reactor.wants() != Wants::Now {
+            self.settle(id);
+            return Ok(false);
+        }
+        hook.set_noted(true);
+        let turn = Turn { hook: &hook };
+        reactor.lend(&mut self.buffers.borrow_mut());
+        let left = reactor.simulated_turn()?;
+        drop(turn);
+        if left {
+            self.slots.borrow_mut()[id.0 as usize].stopped = true;
+            reactor.reclaim(&mut self.buffers.borrow_mut());
+        }
+        Ok(true)
+    }
+}
+
+/// While it lives, time passes.
+struct Running<'a>(&'a World);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.set(false);
+    }
+}
+
+/// The turn of a host; its end, also by a panic, has the world look at it again.
+struct Turn<'a> {
+    hook: &'a Hook,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.hook.set_noted(false);
+        self.hook.touch();
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("hosts", &self.slots.borrow().len())
+            .field("elapsed", &self.elapsed())
+            .finish_non_exhaustive()
+    }
+}
