@@ -31,6 +31,7 @@ use crate::{Handle, Protocol, Transport};
 /// let reactor = Reactor::new()?;
 /// let script = ScriptedStream::new("192.0.2.1:7".parse()?);
 /// script.attach(&reactor, Echo)?;
+/// reactor.iterate(None)?; // `connection_made`
 /// script.receive(b"ping");
 /// script.answer_write(WriteStep::Take(3));
 /// script.answer_write(WriteStep::WouldBlock);
@@ -201,7 +202,7 @@ impl ScriptedStream {
     /// let script = ScriptedStream::new("192.0.2.1:7".parse()?);
     /// script.answer_connect(&reactor);
     /// let connector = reactor.connect_tcp("192.0.2.1:7", |_: PeerAddr| Some(P))?;
-    /// reactor.iterate(None)?;
+    /// reactor.iterate(Some(std::time::Duration::ZERO))?;
     /// assert_eq!(connector.state(), ConnectorState::Connecting);
     /// script.connected();
     /// reactor.iterate(None)?;
