@@ -191,7 +191,7 @@ impl UnixDatagramTransport {
             port.flush(agenda);
             match port.socket.connect(&peer) {
                 Ok(()) => {
-                    port.peer = Some(peer);
+                    port.connected(peer);
                     Ok(())
                 }
                 Err(source) => Err(ConnectError::Unix { address: peer, source }),
