@@ -67,8 +67,9 @@ pub use stream::{
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
 pub use unix::{
-    PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagram, UnixDatagramOptions,
-    UnixDatagramProtocol, UnixDatagramTransport, UnixOptions, UnixWriteFailure,
+    PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagram, UnixDatagramKey,
+    UnixDatagramOptions, UnixDatagramProtocol, UnixDatagramTransport, UnixOptions,
+    UnixWriteFailure,
 };
 
 /// What only a system with descriptors has.
