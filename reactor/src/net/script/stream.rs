@@ -281,6 +281,12 @@ impl ScriptedStream {
         self.state.written.borrow().clone()
     }
 
+    /// Empties the record of what was written: for benches, which write without end.
+    pub fn forget_written(&self) {
+        self.state.written.borrow_mut().clear();
+        self.state.write_sizes.borrow_mut().clear();
+    }
+
     /// How many bytes each write took; 0 where it failed.
     pub fn write_sizes(&self) -> Vec<usize> {
         self.state.write_sizes.borrow().clone()
