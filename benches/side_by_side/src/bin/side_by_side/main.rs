@@ -131,6 +131,7 @@ fn measure(arguments: &Arguments, mut results: Results) -> anyhow::Result<Result
         results.missing.push(format!("libuv: {reason}"));
     }
     let end = Instant::now() + Duration::from_secs(60 * arguments.minutes);
+    let mut measured = 0;
     for (workload, peer) in pairs {
         let what = format!("{} beside {peer}", workload.name);
         if Instant::now() > end {
@@ -142,12 +143,14 @@ fn measure(arguments: &Arguments, mut results: Results) -> anyhow::Result<Result
             Ok(Some(pair)) => {
                 println!("{what}: {}", summary(&pair));
                 results.add(pair);
+                measured += 1;
             }
             Ok(None) => results.missing.push(format!("{what}: not to be had here")),
             Err(error) => results.missing.push(format!("{what}: {error:#}")),
         }
     }
     results.missing.iter().for_each(|reason| println!("not measured: {reason}"));
+    ensure!(measured > 0, "nothing was measured, and nothing written");
     let folder = programs.repository().to_string_lossy().into_owned();
     results.commit =
         machine::first_line("git", &["-C", &folder, "describe", "--always", "--dirty"]);

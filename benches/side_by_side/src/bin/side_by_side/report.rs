@@ -148,7 +148,8 @@ beneath quinn.
 What this does not show: a network card and its driver (everything is loopback, where the sender's \
 core also does the receiver's share of the protocol, so sending looks dear and receiving cheap); \
 more than one core; TLS; work of your own in the callbacks. Latency is mostly the time that a \
-sleeping core takes to wake. Compare ratios, never absolute figures of two machines or days.
+sleeping core takes to wake. Compare ratios, never absolute figures of two machines or days. \
+Timers are measured alone, by `cargo bench --bench timers`.
 ";
 
 /// What a chart shows: this figure of these workloads.
