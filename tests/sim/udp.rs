@@ -255,7 +255,7 @@ fn metadata_tells_destination_hops_ecn_and_time() {
     let options = SendOptions::to(at("10.0.0.1:9")).hop_limit(3).ecn(Ecn::Ce);
     sender.write_with(b"x", &options).unwrap();
     world.run_for(SECOND).unwrap();
-    let here = Some("10.0.0.1".parse().unwrap());
+    let here = Some(at("10.0.0.1:9"));
     let expected = [
         (here, Some(2), Some(7), Some(Ecn::NotEct), true),
         (here, Some(2), Some(3), Some(Ecn::Ce), true),

@@ -248,6 +248,13 @@ impl Net {
         true
     }
 
+    /// Gives memory back that a burst had needed.
+    pub(crate) fn shrink(&mut self) {
+        if self.flights.is_empty() {
+            self.flights.shrink_to_fit();
+        }
+    }
+
     /// A packet arrives.
     fn deliver(&mut self, flight: Flight, to: HostId) {
         let Flight { from, interface, packet } = flight;
