@@ -68,7 +68,7 @@ pub mod os {
     pub use crate::activation::{ListenFd, take_listen_fds};
 }
 
-/// A network in a box, under virtual time (feature `sim`).
+#[doc = include_str!("net/sim/page.md")]
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::net::sim::{HostAddresses, HostError, World};

@@ -67,13 +67,14 @@ pub(super) struct Slot {
     pub(super) born: u64,
     /// A stop has come to its end: as if `run` had returned.
     pub(super) stopped: bool,
-    /// Turns that it took at the instant `turned_at`.
+    /// Turns that it took without a pause, the last of them at `turned_at`.
     turns: u32,
     turned_at: u64,
 }
 
-/// Turns that a host may take while no time passes; then it waits for [`TURN_NS`], as the turns of
-/// a real one take time, and a program that always has work does not stop the clock.
+/// Turns that a host may take while no time passes. From then on each takes [`TURN_NS`], as the turns
+/// of a real one take time, until the host has nothing to do: a program that always has work does
+/// not stop the clock.
 const TURNS_AT_ONCE: u32 = 1_000;
 const TURN_NS: u64 = 1_000;
 
@@ -260,14 +261,15 @@ impl World {
             let Some(reactor) = slot.reactor.as_ref().filter(|_| !slot.stopped) else {
                 return Ok(false);
             };
-            if slot.turned_at != now {
-                (slot.turned_at, slot.turns) = (now, 0);
+            if slot.turned_at.saturating_add(TURN_NS) < now {
+                slot.turns = 0;
             }
-            slot.turns += 1;
-            if slot.turns > TURNS_AT_ONCE {
+            slot.turns = slot.turns.saturating_add(1);
+            if slot.turns > TURNS_AT_ONCE && slot.turned_at == now {
                 self.net.borrow_mut().wake_at(id, now + TURN_NS);
                 return Ok(false);
             }
+            slot.turned_at = now;
             (Rc::clone(reactor), Rc::clone(&slot.hook))
         };
         if !has_events && reactor.wants() != Wants::Now {
