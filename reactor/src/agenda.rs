@@ -12,6 +12,7 @@ use crate::error::{NetworkError, WriteError, WriteFailure};
 use crate::slots::Key;
 use crate::stats::ReactorStats;
 use crate::stream::{StreamAgenda, StreamNotice};
+use crate::unix::UnixNotice;
 
 /// A closure to be called on the loop.
 pub(crate) type Call = Box<dyn FnOnce(&Handle) -> anyhow::Result<()>>;
@@ -29,6 +30,7 @@ pub(crate) enum Notice {
     Close(Key),
     Call(Call),
     Stream(StreamNotice),
+    Unix(UnixNotice),
 }
 
 /// The receive buffers while a port is being delivered to: it may send out of them in place.
@@ -50,6 +52,8 @@ pub(crate) struct Agenda {
     /// Memory for the queues of ports that have something to send.
     pub(crate) spares: Vec<Storage>,
     pub(crate) streams: StreamAgenda,
+    /// UNIX datagram ports with reading left over.
+    pub(crate) unix_ready: VecDeque<Key>,
     pub(crate) stats: ReactorStats,
     /// Open ports and active timers that keep `run` going.
     pub(crate) references: usize,
@@ -64,6 +68,7 @@ impl Agenda {
             && self.dirty.is_empty()
             && self.streams.ready.is_empty()
             && self.streams.dirty.is_empty()
+            && self.unix_ready.is_empty()
             && self.notices.is_empty()
             && self.calls.is_empty())
     }

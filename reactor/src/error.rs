@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 
 use crate::datagram::Family;
 pub(crate) use crate::stream::ConnectionLost;
+use crate::unix::UnixAddr;
 
 pub use connect::ConnectError;
 pub use multicast::MulticastError;
@@ -60,6 +61,15 @@ pub enum ListenError {
         /// What the system said.
         source: io::Error,
     },
+    /// The address of a UNIX port could not be bound: somebody answers there, or a file that is
+    /// no socket is in its place (`AddrInUse`), the directory is missing (`NotFound`) or not ours
+    /// to write to (`PermissionDenied`).
+    BindUnix {
+        /// The address asked for.
+        address: UnixAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// An option contradicts another, is out of range, or was refused by the system.
     Option(OptionError),
     /// The port could not be connected to its peer.
@@ -80,7 +90,7 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    /// The address that could not be bound.
+    /// The address of IP that could not be bound.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Bind { address, .. } => Some(*address),
@@ -93,7 +103,9 @@ impl ListenError {
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Address(_) => io::ErrorKind::InvalidInput,
-            Self::Bind { source, .. } | Self::Socket(source) => source.kind(),
+            Self::Bind { source, .. } | Self::BindUnix { source, .. } | Self::Socket(source) => {
+                source.kind()
+            }
             Self::Option(error) => error.kind(),
             Self::Connect { source: ConnectError::Io(source), .. } => source.kind(),
             Self::Connect { .. } => io::ErrorKind::InvalidInput,
@@ -108,6 +120,9 @@ impl fmt::Display for ListenError {
         match self {
             Self::Address(error) => error.fmt(f),
             Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::BindUnix { address, source } => {
+                write!(f, "cannot listen on {address}: {source}")
+            }
             Self::Option(error) => error.fmt(f),
             Self::Connect { peer, source } => write!(f, "cannot connect to {peer}: {source}"),
             Self::Socket(source) => write!(f, "cannot open a socket: {source}"),
@@ -121,7 +136,9 @@ impl fmt::Display for ListenError {
 impl Error for ListenError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Bind { source, .. } | Self::Socket(source) => Some(source),
+            Self::Bind { source, .. } | Self::BindUnix { source, .. } | Self::Socket(source) => {
+                Some(source)
+            }
             Self::Option(error) => error.source(),
             Self::Connect { source, .. } => Some(source),
             Self::Protocol(error) => Some(&**error),
@@ -167,7 +184,8 @@ pub enum AdoptError {
         /// What is needed: "a listening stream socket", "a connected stream socket".
         needed: &'static str,
     },
-    /// The socket is of a family other than IPv4 and IPv6.
+    /// The socket is of a family that this call does not take. Datagrams over UNIX sockets have a
+    /// call of their own, [`adopt_unix_datagram_port`](crate::Handle::adopt_unix_datagram_port).
     Family {
         /// The number of the family (`AF_*`).
         found: i32,
@@ -198,7 +216,11 @@ impl fmt::Display for AdoptError {
                 write!(f, "cannot adopt {found}: {needed} is needed")
             }
             Self::Family { found } => {
-                write!(f, "cannot adopt a socket of family {found}: AF_INET or AF_INET6 is needed")
+                let call = match *found {
+                    libc::AF_UNIX => " (for AF_UNIX: adopt_unix_datagram_port)",
+                    _ => "",
+                };
+                write!(f, "cannot adopt a socket of family {found} here{call}")
             }
             Self::Socket(source) => write!(f, "cannot adopt the socket: {source}"),
             Self::Protocol(error) => write!(f, "start_protocol failed: {error}"),

@@ -118,6 +118,8 @@ impl Handle {
         let Some(inner) = self.upgrade() else { return ReactorStats::default() };
         let mut stats = inner.core.borrow().agenda.stats;
         stats.remote_wakes = inner.mailbox.wakes();
+        let busy = inner.driver.borrow().busy_polls();
+        (stats.busy_polls, stats.busy_poll_hits) = (busy.waits, busy.hits);
         (stats.jobs_waiting, stats.jobs_running) = inner.jobs_under_way();
         (stats.lookups, stats.pending_lookups) = inner.names.gauges();
         #[cfg(feature = "dns")]

@@ -23,6 +23,7 @@ use crate::slots::{Key, Slots};
 use crate::stream::Streams;
 use crate::threads::{Mailbox, RemoteCall};
 use crate::timers::{Timer, Wheel};
+use crate::unix::UnixPort;
 
 pub(crate) struct Inner {
     pub(crate) core: RefCell<Core>,
@@ -46,6 +47,12 @@ pub(crate) struct Inner {
     pub(crate) jobs: crate::jobs::Jobs,
     #[cfg(feature = "signals")]
     pub(crate) signals: crate::signals::Signals,
+    /// The reactors that this one runs beside.
+    #[cfg(feature = "per-core")]
+    pub(crate) workers: std::cell::OnceCell<crate::Workers>,
+    /// What scripted sockets put in the driver's place.
+    #[cfg(feature = "testing")]
+    pub(crate) scripted: crate::net::script::Injected,
     /// The memory of the last poll's events.
     pub(crate) events: Cell<Vec<Event>>,
     /// The port being delivered to, and whether its delivery must end.
@@ -63,6 +70,7 @@ pub(crate) struct Inner {
 pub(crate) struct Core {
     pub(crate) ports: Slots<Port>,
     pub(crate) streams: Streams,
+    pub(crate) unix_ports: Slots<UnixPort>,
     pub(crate) timers: Wheel<Rc<Timer>>,
     pub(crate) agenda: Agenda,
     /// The receive buffers; out while a port is delivered to. Pulling from another port meanwhile
@@ -108,6 +116,7 @@ impl Inner {
             core: RefCell::new(Core {
                 ports: Slots::new(),
                 streams: Streams::new(),
+                unix_ports: Slots::new(),
                 timers: Wheel::new(),
                 agenda: Agenda::default(),
                 batches: Vec::new(),
@@ -130,6 +139,10 @@ impl Inner {
             jobs: crate::jobs::Jobs::new(),
             #[cfg(feature = "signals")]
             signals: crate::signals::Signals::new(),
+            #[cfg(feature = "per-core")]
+            workers: std::cell::OnceCell::new(),
+            #[cfg(feature = "testing")]
+            scripted: crate::net::script::Injected::default(),
             events: Cell::default(),
             dispatching: Cell::new(None),
             interrupted: Cell::new(false),
@@ -232,10 +245,16 @@ impl Inner {
         self.shutting_down.get()
     }
 
+    /// Whether a port of datagrams is open, whose closing takes no more than the loop.
+    pub(crate) fn has_datagram_ports(&self) -> bool {
+        let core = self.core.borrow();
+        !core.ports.is_empty() || !core.unix_ports.is_empty()
+    }
+
     /// Whether no port and no connection is open.
     pub(crate) fn is_empty(&self) -> bool {
         let core = self.core.borrow();
-        core.ports.is_empty() && core.streams.is_empty()
+        core.ports.is_empty() && core.streams.is_empty() && core.unix_ports.is_empty()
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -252,6 +271,14 @@ impl Inner {
             || self.has_signals()
             || self.core.borrow().agenda.is_pressing()
             || self.has_runnable_tasks()
+            || self.has_scripted_events()
+    }
+
+    fn has_scripted_events(&self) -> bool {
+        #[cfg(feature = "testing")]
+        return self.scripted.is_pressing();
+        #[cfg(not(feature = "testing"))]
+        false
     }
 
     fn has_runnable_tasks(&self) -> bool {

@@ -16,6 +16,8 @@ mod interfaces;
 #[cfg(feature = "threads")]
 mod jobs;
 mod net;
+#[cfg(feature = "per-core")]
+mod per_core;
 mod reactor;
 mod resolve;
 mod shutdown;
@@ -27,6 +29,7 @@ mod stream;
 mod sys;
 mod threads;
 mod timers;
+mod unix;
 mod without;
 
 pub use address::parse_address;
@@ -44,6 +47,8 @@ pub use handle::Handle;
 pub use interfaces::{InterfaceAddress, NetworkInterface};
 #[cfg(feature = "threads")]
 pub use jobs::{Job, JobCancelError, JobError};
+#[cfg(feature = "per-core")]
+pub use per_core::{PerCoreError, WorkerFailure, Workers, run_per_core};
 pub use reactor::{Builder, Reactor};
 #[cfg(feature = "dns")]
 pub use resolve::DnsResolver;
@@ -62,6 +67,10 @@ pub use stream::{
 };
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
+pub use unix::{
+    PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagram, UnixDatagramOptions,
+    UnixDatagramProtocol, UnixDatagramTransport, UnixOptions, UnixWriteFailure,
+};
 
 /// What only a system with descriptors has.
 pub mod os {
@@ -71,11 +80,17 @@ pub mod os {
 #[doc = include_str!("net/sim/page.md")]
 #[cfg(feature = "sim")]
 pub mod sim {
-    pub use crate::net::sim::{HostAddresses, HostError, World};
+    pub use crate::net::sim::{
+        Call, GilbertElliott, Guard, HostAddresses, HostError, Hosts, Latency, Link, Loss,
+        PacketView, Rule, World,
+    };
 }
 
 /// For tests of the reactor, and of protocols on it (feature `testing`).
 #[cfg(feature = "testing")]
 pub mod testing {
-    pub use crate::net::script::{GroupChange, Script, SendStep, Sent};
+    pub use crate::net::script::{
+        GroupChange, Script, ScriptedListener, ScriptedStream, SendStep, Sent, StreamEvent,
+        WriteStep,
+    };
 }

@@ -19,6 +19,7 @@ use crate::shutdown::{DEFAULT_LIMIT, Step};
 use crate::slots::{Key, Kind};
 use crate::stream::{self, Streams};
 use crate::timers::Wheel;
+use crate::unix;
 
 /// The loop and everything in it: ports, timers, buffers. One thread; as many reactors in a
 /// process as you like.
@@ -46,6 +47,7 @@ pub struct Builder {
     catch_panics: bool,
     portable: bool,
     shutdown_limit: Duration,
+    busy_poll: Duration,
     #[cfg(feature = "threads")]
     pub(crate) jobs: crate::jobs::Limits,
     #[cfg(feature = "signals")]
@@ -69,6 +71,32 @@ impl Builder {
         self
     }
 
+    /// How long the loop asks the system again and again for events after its last work, before
+    /// it sleeps until there is one. Zero, the default, sleeps at once.
+    ///
+    /// Waking a sleeping thread takes several microseconds and often far more; a spinning one
+    /// answers without, at the price of a core that is busy for this long after each piece of
+    /// work. It pays where the next datagram usually comes within that time: some tens of
+    /// microseconds. Timers, posted calls and signals are served while the loop spins. How often it
+    /// paid, [`ReactorStats::busy_poll_hits`](crate::ReactorStats::busy_poll_hits) tells.
+    ///
+    /// Spinning inside the system, on the network card's queue, is an option of the port:
+    /// [`UdpOptions::busy_poll`](crate::UdpOptions::busy_poll).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use strand_reactor::Reactor;
+    /// let reactor = Reactor::builder().busy_poll(Duration::from_micros(50)).build()?;
+    /// reactor.iterate(Some(Duration::from_millis(1)))?;
+    /// assert_eq!(reactor.stats().busy_polls, 1);
+    /// assert_eq!(reactor.stats().busy_poll_hits, 0, "nothing came");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    pub fn busy_poll(mut self, spin: Duration) -> Self {
+        self.busy_poll = spin;
+        self
+    }
+
     /// Uses the sockets of systems without batched calls and control messages, on any system.
     #[cfg(feature = "testing")]
     pub fn portable_sockets(mut self, on: bool) -> Self {
@@ -81,7 +109,7 @@ impl Builder {
     /// # Errors
     /// What the system says when it has no descriptor left for a poller.
     pub fn build(self) -> std::io::Result<Reactor> {
-        let driver = OsDriver::new(self.portable)?;
+        let driver = OsDriver::new(self.portable, self.busy_poll)?;
         let reactor = Reactor::with_driver(Box::new(driver), self.catch_panics);
         let inner = &reactor.inner;
         inner.shutdown.set_limit(self.shutdown_limit);
@@ -108,6 +136,7 @@ impl Reactor {
             catch_panics: true,
             portable: false,
             shutdown_limit: DEFAULT_LIMIT,
+            busy_poll: Duration::ZERO,
             #[cfg(feature = "threads")]
             jobs: crate::jobs::Limits::default(),
             #[cfg(feature = "signals")]
@@ -196,10 +225,12 @@ impl Reactor {
         // for the next.
         let due = inner.core.borrow().agenda.ready.len();
         let streams_due = stream::due(inner);
+        let unix_due = unix::due(inner);
         self.dispatch(&events);
         inner.events.set(events);
         self.ready_ports(due);
         stream::ready(inner, streams_due);
+        unix::ready(inner, unix_due);
         self.notices();
         self.flush_dirty();
         inner.resume_panic();
@@ -277,6 +308,8 @@ impl Reactor {
         let mut events = inner.events.take();
         events.clear();
         inner.driver.borrow_mut().poll(timeout, &mut events).map_err(RunError::Poll)?;
+        #[cfg(feature = "testing")]
+        inner.scripted.take_events(&mut events);
         let stats = &mut inner.core.borrow_mut().agenda.stats;
         stats.wakeups += u64::from(!events.is_empty());
         stats.events += events.len() as u64;
@@ -288,6 +321,11 @@ impl Reactor {
         for event in events {
             if matches!(Kind::of(event.token), Some(Kind::Listener | Kind::Stream)) {
                 let known = stream::event(inner, event);
+                inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
+                continue;
+            }
+            if Kind::of(event.token) == Some(Kind::UnixDatagram) {
+                let known = unix::event(inner, event);
                 inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
                 continue;
             }
@@ -410,6 +448,7 @@ impl Reactor {
                 Notice::Close(key) => close_port(inner, key),
                 Notice::Call(call) => inner.call(call),
                 Notice::Stream(notice) => stream::notice(inner, notice),
+                Notice::Unix(notice) => unix::notice(inner, notice),
             }
         }
     }
@@ -439,12 +478,13 @@ impl Drop for Reactor {
         let hooks = inner.shutdown.take_hooks();
         let jobs = inner.take_jobs();
         let signals = inner.take_signals();
-        let (ports, streams, timers, agenda, batches) = {
+        let (ports, streams, unix_ports, timers, agenda, batches) = {
             let core = &mut *inner.core.borrow_mut();
             core.closed = true;
             (
                 core.ports.drain(),
                 std::mem::replace(&mut core.streams, Streams::new()),
+                core.unix_ports.drain(),
                 std::mem::replace(&mut core.timers, Wheel::new()),
                 std::mem::take(&mut core.agenda),
                 std::mem::take(&mut core.batches),
@@ -459,7 +499,8 @@ impl Drop for Reactor {
         // closed: the drop of one may call any other.
         timers.iter().for_each(|(_, _, timer)| timer.close());
         timers.iter().for_each(|(_, _, timer)| timer.discard());
-        drop((ports, streams, timers, agenda, batches, remote, hooks, jobs, signals, names, tasks));
+        drop((ports, streams, unix_ports, timers, agenda, batches));
+        drop((remote, hooks, jobs, signals, names, tasks));
     }
 }
 

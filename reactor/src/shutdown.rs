@@ -282,9 +282,10 @@ impl Reactor {
                     port.begin_close(StopReason::Shutdown, &mut core.agenda);
                 }
             }
+            crate::unix::begin_shutdown(core);
         }
         crate::stream::begin_shutdown(inner);
-        while !inner.core.borrow().ports.is_empty() {
+        while inner.has_datagram_ports() {
             self.notices();
         }
         // The completions of the last ones.

@@ -283,6 +283,21 @@ impl Inner {
         if !signals.stop_on_signals.get() || !signals.stopping.borrow().is_empty() {
             return Ok(());
         }
+        let weak = Rc::downgrade(self);
+        let watches = self.watch_stopping(move || {
+            if let Some(inner) = weak.upgrade() {
+                inner.stop_by_signal();
+            }
+        })?;
+        signals.stopping.replace(watches);
+        Ok(())
+    }
+
+    /// Calls `stop` for each signal that asks a program to end.
+    pub(crate) fn watch_stopping(
+        self: &Rc<Self>,
+        stop: impl Fn() + Clone + 'static,
+    ) -> Result<Vec<SignalWatch>, RunError> {
         let mut watches = Vec::new();
         for signal in [Signal::INT, Signal::TERM] {
             // A shell ignores SIGINT for what it starts in the background; and a handler of the
@@ -290,21 +305,18 @@ impl Inner {
             if signal == Signal::INT && !is_free(signal.0).map_err(RunError::Signals)? {
                 continue;
             }
-            let weak = Rc::downgrade(self);
-            let stop = move |_: &Handle| {
-                if let Some(inner) = weak.upgrade() {
-                    inner.stop_by_signal();
-                }
+            let stop = stop.clone();
+            let call = move |_: &Handle| {
+                stop();
                 Ok(())
             };
-            let watch = self.watch_signal(signal, Box::new(stop)).map_err(|error| match error {
+            let watch = self.watch_signal(signal, Box::new(call)).map_err(|error| match error {
                 SignalError::Io(source) => RunError::Signals(source),
                 other => RunError::Signals(io::Error::other(other)),
             })?;
             watches.push(watch);
         }
-        signals.stopping.replace(watches);
-        Ok(())
+        Ok(watches)
     }
 
     fn watch_signal(

@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     Task = 1,
     Listener = 2,
     Stream = 3,
+    UnixDatagram = 4,
 }
 
 const KIND_BITS: u32 = 3;
@@ -29,7 +30,7 @@ const INDEX_BITS: u32 = if usize::BITS >= 64 { 30 } else { 18 };
 impl Kind {
     /// The kind of what `token` was made for.
     pub(crate) fn of(token: usize) -> Option<Self> {
-        [Self::Datagram, Self::Task, Self::Listener, Self::Stream]
+        [Self::Datagram, Self::Task, Self::Listener, Self::Stream, Self::UnixDatagram]
             .into_iter()
             .find(|kind| *kind as usize == token & ((1 << KIND_BITS) - 1))
     }
@@ -46,8 +47,8 @@ impl Key {
 }
 
 pub(crate) struct Slots<T> {
-    slab: Slab<(u32, T)>,
-    /// The generation that the next occupant of each slot gets.
+    slab: Slab<T>,
+    /// Of each slot: the generation of its occupant, or of the next.
     generations: Vec<u32>,
 }
 
@@ -72,22 +73,24 @@ impl<T> Slots<T> {
             // Many reactors hold a single port, and ports are big.
             self.slab.reserve_exact(1);
         }
-        self.slab.insert((key.generation, value));
+        self.slab.insert(value);
         key
     }
 
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        match self.slab.get(key.index as usize) {
-            Some((generation, value)) if *generation == key.generation => Some(value),
+        match self.generations.get(key.index as usize) {
+            Some(generation) if *generation == key.generation => self.slab.get(key.index as usize),
             _ => None,
         }
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        match self.slab.get_mut(key.index as usize) {
-            Some((generation, value)) if *generation == key.generation => Some(value),
+        match self.generations.get(key.index as usize) {
+            Some(generation) if *generation == key.generation => {
+                self.slab.get_mut(key.index as usize)
+            }
             _ => None,
         }
     }
@@ -96,22 +99,24 @@ impl<T> Slots<T> {
     #[inline]
     pub(crate) fn key_of(&self, token: usize) -> Option<Key> {
         let index = (token >> KIND_BITS) & ((1_usize << INDEX_BITS) - 1);
-        let (generation, _) = self.slab.get(index)?;
-        let key = Key { index: index as u32, generation: *generation };
+        self.slab.get(index)?;
+        let key = self.key_at(index);
         (key.token(Kind::of(token)?) == token).then_some(key)
+    }
+
+    fn key_at(&self, index: usize) -> Key {
+        Key { index: index as u32, generation: self.generations[index] }
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
         let generation = &mut self.generations[key.index as usize];
         *generation = generation.wrapping_add(1);
-        Some(self.slab.remove(key.index as usize).1)
+        Some(self.slab.remove(key.index as usize))
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.slab
-            .iter()
-            .map(|(index, (generation, _))| Key { index: index as u32, generation: *generation })
+        self.slab.iter().map(|(index, _)| self.key_at(index))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -10,6 +10,10 @@ pub struct ReactorStats {
     pub wakeups: u64,
     /// Events dispatched.
     pub events: u64,
+    /// Polls that spun before sleeping ([`Builder::busy_poll`](crate::Builder::busy_poll)).
+    pub busy_polls: u64,
+    /// Of these, those that need not sleep: something came while they spun.
+    pub busy_poll_hits: u64,
     /// Events for ports that were gone.
     pub stale_events: u64,
     /// Timers called.

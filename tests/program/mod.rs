@@ -98,6 +98,13 @@ impl Program {
         writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
+    /// Sends it a signal, by name: `"-TERM"`.
+    #[track_caller]
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill {signal} {}", self.name);
+    }
+
     pub fn end_input(&mut self) {
         self.stdin = None;
     }

@@ -42,10 +42,11 @@ pub(crate) use closing::close_port;
 pub(crate) use delivery::service;
 pub(crate) use listen::StartError;
 #[cfg(feature = "testing")]
-pub(crate) use listen::{start, vacancy};
-pub(crate) use options::{Tuning, buffer_size, check_ttl, within};
+pub(crate) use listen::start;
+pub(crate) use listen::vacancy;
+pub(crate) use options::{Tuning, buffer_size, busy_poll, check_ttl, within};
 pub(crate) use outbox::{Completion, Storage};
-pub(crate) use port::{Port, Readiness};
+pub(crate) use port::{Port, Readiness, is_descriptor_gone};
 
 /// The place of a source that is not known yet.
 const UNSPECIFIED: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));

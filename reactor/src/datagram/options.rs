@@ -1,6 +1,7 @@
 //! What a port is opened with.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use super::{Family, Metadata};
 use crate::address::parse_address;
@@ -84,6 +85,7 @@ pub struct UdpOptions {
     pub(crate) broadcast: bool,
     pub(crate) device: Option<String>,
     pub(crate) error_queue: bool,
+    pub(crate) busy_poll: Option<Duration>,
     pub(crate) tuning: Tuning,
 }
 
@@ -138,6 +140,7 @@ impl UdpOptions {
             broadcast: false,
             device: None,
             error_queue: false,
+            busy_poll: None,
             tuning: Tuning::default(),
         }
     }
@@ -235,6 +238,17 @@ impl UdpOptions {
     /// ports have their reports in any case.
     pub fn error_queue(mut self, on: bool) -> Self {
         self.error_queue = on;
+        self
+    }
+
+    /// How long the system may spin on the network card's queue when it is asked for datagrams and
+    /// has none (`SO_BUSY_POLL`, socket(7); Linux), in whole microseconds, a part of one counting as
+    /// one. To raise it above the system's own (`net.core.busy_read`) takes `CAP_NET_ADMIN`. Cards
+    /// without such a queue, loopback among them, have no use for it.
+    ///
+    /// The loop's own spinning is [`Builder::busy_poll`](crate::Builder::busy_poll).
+    pub fn busy_poll(mut self, spin: Duration) -> Self {
+        self.busy_poll = Some(spin);
         self
     }
 
@@ -344,6 +358,9 @@ impl UdpOptions {
         if self.error_queue {
             options.push((SocketOption::ErrorQueue, 1));
         }
+        if let Some(spin) = self.busy_poll {
+            options.push((SocketOption::BusyPoll, busy_poll(spin)?));
+        }
         let spec = DatagramSpec {
             family,
             bind: self.address,
@@ -378,6 +395,14 @@ pub(crate) fn check_ttl(hops: u32) -> Result<u32, OptionError> {
 /// The kernel takes buffer sizes as an `int`.
 pub(crate) fn buffer_size(name: &'static str, bytes: usize) -> Result<u32, OptionError> {
     within(name, bytes as u64, 1, i32::MAX as u64).map(|()| bytes as u32)
+}
+
+/// The kernel takes whole microseconds, as an `int`.
+pub(crate) fn busy_poll(spin: Duration) -> Result<u32, OptionError> {
+    let microseconds = spin.as_nanos().div_ceil(1000);
+    let microseconds = u64::try_from(microseconds).unwrap_or(u64::MAX);
+    within("busy_poll (microseconds)", microseconds, 0, i32::MAX as u64)?;
+    Ok(microseconds as u32)
 }
 
 impl From<SocketAddr> for UdpOptions {

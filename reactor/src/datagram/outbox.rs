@@ -21,6 +21,22 @@ pub(crate) struct Storage {
     bytes: Vec<u8>,
 }
 
+impl Storage {
+    /// Copies a payload, unless it is sent in place; where it begins, and whether it is lent.
+    #[inline]
+    fn hold(&mut self, payload: &Payload<'_>) -> (usize, bool) {
+        let start = self.bytes.len();
+        match payload {
+            Payload::Copied(bytes) => self.bytes.extend_from_slice(bytes),
+            Payload::Pieces(pieces) => {
+                pieces.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
+            }
+            Payload::Lent { start, .. } => return (*start, true),
+        }
+        (start, false)
+    }
+}
+
 /// Storage that grew beyond this is not kept as a spare.
 const SPARE_BYTES: usize = 256 * 1024;
 /// Bytes of payloads already sent that a queue may hold beyond twice what it has to.
@@ -39,6 +55,7 @@ pub(crate) enum Payload<'a> {
 }
 
 impl Payload<'_> {
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Copied(bytes) => bytes.len(),
@@ -100,19 +117,8 @@ impl Outbox {
         spares: &mut Vec<Storage>,
     ) {
         let storage = self.storage.get_or_insert_with(|| spares.pop().unwrap_or_default());
-        let mut start = storage.bytes.len();
-        let mut lent = false;
-        match payload {
-            Payload::Copied(bytes) => storage.bytes.extend_from_slice(bytes),
-            Payload::Pieces(pieces) => {
-                pieces.iter().for_each(|piece| storage.bytes.extend_from_slice(piece));
-            }
-            Payload::Lent { start: offset, .. } => {
-                start = *offset;
-                lent = true;
-                self.lent += 1;
-            }
-        }
+        let (start, lent) = storage.hold(payload);
+        self.lent += usize::from(lent);
         let len = payload.len();
         let joins = merges
             && self.last_run < MAX_SEGMENTS
@@ -131,6 +137,34 @@ impl Outbox {
         }
         self.bytes += len;
         storage.queue.push(Outgoing { start, len, lent, to, control });
+    }
+
+    /// Whether a datagram of `len` bytes to `to` is like the one that was appended last, and that
+    /// still waits: to the same destination, with no control of its own, and no longer.
+    #[inline]
+    pub(crate) fn is_followed_by(&self, len: usize, to: &SocketAddr) -> bool {
+        self.storage.as_ref().and_then(|storage| storage.queue.last()).is_some_and(|last| {
+            len <= last.len && last.to.as_ref() == Some(to) && last.control.is_none()
+        })
+    }
+
+    /// Appends a datagram that [`is_followed_by`](Self::is_followed_by) has found to be like the
+    /// last.
+    #[inline]
+    pub(crate) fn follow(&mut self, payload: &Payload<'_>, merges: bool) {
+        let Some(storage) = &mut self.storage else { return };
+        let Some(&last) = storage.queue.last() else { return };
+        let (start, lent) = storage.hold(payload);
+        self.lent += usize::from(lent);
+        let len = payload.len();
+        if merges && self.last_run < MAX_SEGMENTS && last.len == len && len > 0 {
+            self.last_run += 1;
+        } else {
+            self.messages += 1;
+            self.last_run = 1;
+        }
+        self.bytes += len;
+        storage.queue.push(Outgoing { start, len, lent, ..last });
     }
 
     /// What waits, as the socket takes it. `lent` are the receive buffers.

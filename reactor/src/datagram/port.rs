@@ -198,6 +198,7 @@ impl Port {
         }
     }
 
+    #[inline]
     pub(crate) fn make_dirty(&mut self, agenda: &mut Agenda) {
         if !self.on_dirty {
             self.on_dirty = true;
@@ -206,6 +207,7 @@ impl Port {
     }
 
     /// Whether another datagram of `len` bytes would exceed the queue's bound.
+    #[inline]
     pub(crate) fn is_full(&self, len: usize) -> bool {
         self.outbox.len() >= self.queue_datagrams
             || (self.outbox.bytes() + len > self.queue_bytes && !self.outbox.is_empty())
@@ -301,6 +303,7 @@ impl Port {
     /// Whether runs of equal size may leave as one message. Where a host answers such a message
     /// whole (loopback does), many refused datagrams come back as one report: a port that is told
     /// of reports merges only once it has sent for a while without one.
+    #[inline]
     pub(crate) fn merges(&self) -> bool {
         self.capabilities.segmentation && (!self.error_queue || self.unreported >= MERGE_AFTER)
     }

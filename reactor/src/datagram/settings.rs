@@ -1,9 +1,11 @@
 //! The options of an open port: each setter has a getter, which asks the kernel.
 
+use std::time::Duration;
+
 use super::port::Port;
 use super::{
     Capabilities, DatagramTransport, Family, Metadata, PathMtu, QueuePolicy, buffer_size,
-    check_ttl, within,
+    busy_poll, check_ttl, within,
 };
 use crate::error::OptionError;
 use crate::net::SocketOption;
@@ -264,6 +266,26 @@ impl DatagramTransport {
             port.error_queue = effective;
             Ok(())
         })
+    }
+
+    /// How long the system may spin for datagrams, as granted; see
+    /// [`UdpOptions::busy_poll`](crate::UdpOptions::busy_poll).
+    ///
+    /// # Errors
+    /// [`OptionError::Unsupported`] where there is no such option, and as every getter.
+    pub fn busy_poll(&self) -> Result<Duration, OptionError> {
+        let microseconds = self.get(SocketOption::BusyPoll, "busy_poll")?;
+        Ok(Duration::from_micros(microseconds.into()))
+    }
+
+    /// Sets how long the system may spin for datagrams. To lower it takes no right.
+    ///
+    /// # Errors
+    /// [`OptionError::OutOfRange`] for 2^31 microseconds or more; [`OptionError::Io`] with
+    /// `PermissionDenied` for more than before, without the right; `Unsupported`; and as every
+    /// setter.
+    pub fn set_busy_poll(&self, spin: Duration) -> Result<(), OptionError> {
+        self.set(SocketOption::BusyPoll, "busy_poll", busy_poll(spin)?)
     }
 
     /// What is learned with every datagram.

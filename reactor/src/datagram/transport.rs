@@ -369,7 +369,7 @@ impl Port {
         agenda: &mut Agenda,
     ) -> Result<(), ConnectError> {
         if let Some(peer) = self.peer {
-            return Err(ConnectError::IsConnected { peer });
+            return Err(ConnectError::IsConnected { peer: peer.into() });
         }
         let admitted = self
             .family

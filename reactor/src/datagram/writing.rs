@@ -31,6 +31,9 @@ impl DatagramTransport {
     /// `WrongFamily`, and `BroadcastNotAllowed` for 255.255.255.255.
     #[inline]
     pub fn write_to(&self, payload: &[u8], destination: SocketAddr) -> Result<(), WriteError> {
+        if self.follow(payload, destination) {
+            return Ok(());
+        }
         self.enqueue(Payload::Copied(payload), SendOptions::to(destination), None)
     }
 
@@ -261,6 +264,31 @@ impl DatagramTransport {
         result.unwrap_or(Err(WriteError::Closed))
     }
 
+    /// The short way of a datagram that follows another to the same destination and is no longer:
+    /// what was checked for that one holds for this. False, and nothing done, if it is no such
+    /// datagram.
+    #[inline]
+    fn follow(&self, payload: &[u8], to: SocketAddr) -> bool {
+        self.with(|port, agenda, _| {
+            let len = payload.len();
+            let follows = port.peer.is_none()
+                && !port.blocked
+                && !port.is_full(len)
+                && port.outbox.is_followed_by(len, &to)
+                && !is_limited_broadcast(to);
+            if follows {
+                let payload = in_place(Payload::Copied(payload), port.key, agenda);
+                port.outbox.follow(&payload, port.merges());
+                agenda.queued += 1;
+                if port.outbox.is_due() {
+                    port.flush(agenda);
+                }
+            }
+            follows
+        })
+        .unwrap_or(false)
+    }
+
     fn try_send(&self, payload: &[u8], to: Option<SocketAddr>) -> Result<usize, WriteError> {
         self.with(|port, agenda, _| {
             let to = port.admit(payload.len(), &options_to(to))?;
@@ -329,7 +357,7 @@ impl Port {
             {
                 None
             }
-            (Some(peer), Some(_)) => return Err(WriteError::IsConnected { peer }),
+            (Some(peer), Some(_)) => return Err(WriteError::IsConnected { peer: peer.into() }),
             (None, None) => return Err(WriteError::DestinationRequired),
         };
         let max = self.family.max_payload(to.or(self.peer));
@@ -354,6 +382,7 @@ impl Port {
     }
 }
 
+#[inline]
 fn is_limited_broadcast(address: SocketAddr) -> bool {
     match address {
         SocketAddr::V4(to) => to.ip().is_broadcast(),

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use super::{AddressError, OptionError, wrong_family};
 use crate::datagram::Family;
 use crate::resolve::ResolveError;
+use crate::stream::PeerAddr;
+use crate::unix::UnixAddr;
 
 /// Why a port could not be connected to a peer, or disconnected; its peer is what it was.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub enum ConnectError {
     /// The port has a peer already; [`disconnect`](crate::DatagramTransport::disconnect) first.
     IsConnected {
         /// The peer it has.
-        peer: SocketAddr,
+        peer: PeerAddr,
     },
     /// An attempt is under way: wait for its end, or
     /// [`stop_connecting`](crate::Connector::stop_connecting) first.
@@ -33,6 +35,14 @@ pub enum ConnectError {
     },
     /// The system refused (no route, out of memory), or the network did (nobody listens there).
     Io(io::Error),
+    /// A UNIX port or connection could not be connected to this address: nobody listens there
+    /// (`ConnectionRefused`, `NotFound`), the mode bits shut us out (`PermissionDenied`).
+    Unix {
+        /// The address asked for.
+        address: UnixAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The port is closed, or the reactor is gone.
     Closed,
     /// The text given is no address.
@@ -79,7 +89,9 @@ impl ConnectError {
     /// The kind of `std` that fits best.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
-            Self::Io(source) | Self::Bind { source, .. } => source.kind(),
+            Self::Io(source) | Self::Bind { source, .. } | Self::Unix { source, .. } => {
+                source.kind()
+            }
             Self::Option(error) => error.kind(),
             Self::TimedOut => io::ErrorKind::TimedOut,
             Self::Cancelled => io::ErrorKind::Interrupted,
@@ -114,6 +126,7 @@ impl fmt::Display for ConnectError {
                  broadcast_allowed)"
             ),
             Self::Io(source) => write!(f, "cannot connect: {source}"),
+            Self::Unix { address, source } => write!(f, "cannot connect to {address}: {source}"),
             Self::Closed => f.write_str("the port is closed"),
             Self::Address(error) => error.fmt(f),
             Self::Option(error) => error.fmt(f),
@@ -154,7 +167,9 @@ impl From<Infallible> for ConnectError {
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Io(source) | Self::Bind { source, .. } => Some(source),
+            Self::Io(source) | Self::Bind { source, .. } | Self::Unix { source, .. } => {
+                Some(source)
+            }
             Self::Option(error) => error.source(),
             Self::Factory(error) => Some(&**error),
             Self::Resolve { source, .. } => Some(source),

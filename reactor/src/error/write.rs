@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::wrong_family;
 use crate::datagram::Family;
+use crate::stream::PeerAddr;
 
 /// Why a datagram was not sent. The port goes on in every case but [`WriteError::Closed`].
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub enum WriteError {
     /// A destination was given on a connected port (its own peer's counts, too): leave it out.
     IsConnected {
         /// The peer of the port.
-        peer: SocketAddr,
+        peer: PeerAddr,
     },
     /// No destination on a port without a peer: use `write_to`, or `connect` first.
     DestinationRequired,

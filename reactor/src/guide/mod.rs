@@ -19,8 +19,15 @@ pub mod timers {}
 #[cfg(all(feature = "threads", feature = "signals"))]
 pub mod threads_and_shutdown {}
 
+#[doc = include_str!("cores.md")]
+#[cfg(all(feature = "per-core", feature = "signals"))]
+pub mod cores {}
+
 #[doc = include_str!("names.md")]
 pub mod names {}
+
+#[doc = include_str!("unix_sockets.md")]
+pub mod unix_sockets {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}

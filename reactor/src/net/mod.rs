@@ -13,12 +13,15 @@
 //! * A socket is registered with its driver from its birth, and is deregistered and closed when
 //!   the last `Rc` of it goes.
 
+#[cfg(test)]
+pub(crate) mod memory;
 pub(crate) mod os;
 #[cfg(feature = "testing")]
 pub(crate) mod script;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 mod stream;
+mod unix;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,6 +36,9 @@ use crate::interfaces::NetworkInterface;
 use crate::sys;
 
 pub(crate) use stream::{ListenSocket, ListenSpec, StreamOption, StreamSocket, StreamSpec};
+pub(crate) use unix::{
+    UnixDatagramSocket, UnixDatagramSpec, UnixListenSpec, UnixMessage, UnixSpec,
+};
 
 /// Number of receive slots of a reactor, and the most messages one receive returns.
 pub(crate) const RECV_SLOTS: usize = 16;
@@ -50,6 +56,11 @@ pub(crate) trait Driver {
     /// Waits for events for at most `timeout` (`None`: without limit) and appends them. Returns
     /// early, possibly with none, when woken or interrupted.
     fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
+
+    /// What spinning before a sleep came to, where a driver does that.
+    fn busy_polls(&self) -> BusyPolls {
+        BusyPolls::default()
+    }
 
     /// What wakes `poll`.
     fn wake(&self) -> Wake;
@@ -99,10 +110,12 @@ pub(crate) trait Driver {
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, OpenError>;
 
-    /// Takes over a listening stream socket made elsewhere.
+    /// Takes over a listening stream socket made elsewhere. One that is shared is made
+    /// non-blocking all the same: an accept cannot be, by itself.
     fn adopt_listener(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn ListenSocket>, AdoptError>;
 
@@ -110,8 +123,50 @@ pub(crate) trait Driver {
     fn adopt_stream(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, AdoptError>;
+
+    /// Opens a listening UNIX socket.
+    fn listen_unix(
+        &mut self,
+        spec: &UnixListenSpec,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, OpenError> {
+        let _ = (spec, token);
+        Err(OpenError::Socket(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Opens a UNIX stream, which is connected when this returns; an event says "writable".
+    /// `WouldBlock`: the server has no room for another that waits, and nothing will tell when.
+    fn connect_unix(
+        &mut self,
+        spec: &UnixSpec,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError> {
+        let _ = (spec, token);
+        Err(OpenError::Socket(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Opens a UNIX datagram socket and registers it for reading.
+    fn open_unix_datagram(
+        &mut self,
+        spec: &UnixDatagramSpec,
+        token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, OpenError> {
+        let _ = (spec, token);
+        Err(OpenError::Socket(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Takes over a UNIX datagram socket made elsewhere.
+    fn adopt_unix_datagram(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, AdoptError> {
+        let _ = (fd, token);
+        Err(AdoptError::Unsupported)
+    }
 
     /// As [`open_stream`](Self::open_stream), without options.
     #[cfg(feature = "dns")]
@@ -133,6 +188,14 @@ pub(crate) trait Driver {
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
         Err(io::ErrorKind::Unsupported.into())
     }
+}
+
+/// Polls that spun before they slept.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BusyPolls {
+    pub(crate) waits: u64,
+    /// Of these, those that something ended before they slept.
+    pub(crate) hits: u64,
 }
 
 /// Something happened on the socket registered under `token`.
@@ -203,6 +266,8 @@ pub(crate) enum SocketOption {
     PathMtuMode,
     /// `IP_RECVERR`, `IPV6_RECVERR`.
     ErrorQueue,
+    /// `SO_BUSY_POLL`, in microseconds.
+    BusyPoll,
     /// `IP_MTU`, `IPV6_MTU` of a connected socket; read only.
     PathMtu,
     /// `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`: 0 to 255.

@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use crate::datagram::Family;
-use crate::stream::KeepAlive;
+use crate::stream::{KeepAlive, PeerAddr};
+use crate::unix::{PeerCredentials, UnixAddr};
 
 /// A listening socket to open.
 #[derive(Clone, Debug)]
@@ -50,6 +51,14 @@ pub(crate) trait ListenSocket {
     /// Takes a connection that waits and registers it under `token`. `WouldBlock`: there is none,
     /// and an event will tell.
     fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)>;
+    /// As [`accept`](Self::accept), whatever the family of the peer.
+    fn accept_peer(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, PeerAddr)> {
+        self.accept(token).map(|(socket, peer)| (socket, peer.into()))
+    }
+    /// Where a UNIX socket listens.
+    fn unix_addr(&self) -> io::Result<UnixAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// With the process out of descriptors: takes up to `most` connections that wait and closes
     /// them. Returns how many.
     fn shed(&self, most: usize) -> usize;
@@ -72,7 +81,8 @@ pub(crate) trait StreamSocket {
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
     /// Fetches and clears the pending error (`SO_ERROR`).
     fn take_error(&self) -> io::Result<Option<io::Error>>;
-    /// Makes closing it a reset: nothing more is sent, and the peer is told so.
+    /// Makes closing it a reset, if it is none at once: nothing more is sent, and the peer is told
+    /// so. To be called last.
     fn reset_on_close(&self) -> io::Result<()>;
 
     fn set_option(&self, option: StreamOption) -> io::Result<()>;
@@ -80,6 +90,17 @@ pub(crate) trait StreamSocket {
     fn keepalive(&self) -> io::Result<Option<KeepAlive>>;
     fn recv_buffer_size(&self) -> io::Result<usize>;
     fn send_buffer_size(&self) -> io::Result<usize>;
+    /// The addresses of a UNIX socket, which has none of IP.
+    fn unix_local_addr(&self) -> io::Result<UnixAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn unix_peer_addr(&self) -> io::Result<UnixAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Who opened the other end of a UNIX socket.
+    fn peer_credentials(&self) -> io::Result<PeerCredentials> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// The descriptor, where there is one.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 }

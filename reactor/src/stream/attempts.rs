@@ -9,7 +9,7 @@ use super::closing::{later, retire};
 use super::connection::{Connection, Origin, Phase, Ready};
 use super::connector::{Client, call, release};
 use super::happy_eyeballs::{Action, Happening, Race};
-use super::{ConnectorState, StreamNotice, delivery};
+use super::{ConnectorState, PeerAddr, StreamNotice, delivery, unix};
 use crate::DelayedCall;
 use crate::error::{ConnectError, ConnectionLost, OptionError};
 use crate::inner::{Core, Inner};
@@ -34,14 +34,18 @@ pub(super) fn begin(inner: &Rc<Inner>, key: Key) {
         client.race = Race::new();
         client.first_error = None;
         client.lookups.error = None;
-        let host = client.options.host_and_port().map(|(name, port)| (name.to_owned(), port));
-        (client.options.timeout, client.options.addresses().to_vec(), host)
+        let what = client.target.tcp().map(|options| {
+            let host = options.host_and_port().map(|(name, port)| (name.to_owned(), port));
+            (options.addresses().to_vec(), host)
+        });
+        (client.target.timeout(), what)
     };
-    let (timeout, addresses, host) = begun;
+    let (timeout, what) = begun;
     let timer = later(inner, timeout, move |inner| give_up(inner, key, ConnectError::TimedOut));
     if let Some(client) = inner.core.borrow_mut().streams.connectors.get_mut(key) {
         client.timeout = Some(timer);
     }
+    let Some((addresses, host)) = what else { return unix::attempt(inner, key) };
     if let Some((name, port)) = host {
         look_up(inner, key, &name, port);
     } else {
@@ -65,8 +69,9 @@ pub(super) struct Lookups {
 fn look_up(inner: &Rc<Inner>, key: Key, name: &str, port: u16) {
     let (families, round) = match inner.core.borrow_mut().streams.connectors.get_mut(key) {
         Some(client) => {
-            client.lookups.waiting = client.options.families().len();
-            (client.options.families(), client.lookups.round)
+            let Some(options) = client.target.tcp() else { return };
+            client.lookups.waiting = options.families().len();
+            (options.families(), client.lookups.round)
         }
         None => return,
     };
@@ -162,7 +167,7 @@ fn step(inner: &Rc<Inner>, key: Key, happening: Happening) {
     }
 }
 
-fn set_delay(inner: &Inner, key: Key, timer: Option<DelayedCall>) {
+pub(super) fn set_delay(inner: &Inner, key: Key, timer: Option<DelayedCall>) {
     let before = match inner.core.borrow_mut().streams.connectors.get_mut(key) {
         Some(client) => std::mem::replace(&mut client.delay, timer),
         None => timer,
@@ -181,24 +186,34 @@ fn note(inner: &Inner, key: Key, error: ConnectError) {
 }
 
 /// Opens a socket and begins to connect it.
-fn open(inner: &Inner, key: Key, address: SocketAddr) -> Result<(), ConnectError> {
+fn open(inner: &Rc<Inner>, key: Key, address: SocketAddr) -> Result<(), ConnectError> {
     let core = &mut *inner.core.borrow_mut();
     let client = core.streams.connectors.get_mut(key).ok_or(ConnectError::Closed)?;
-    let (spec, tuning) = client.options.check(address)?;
+    let Some(options) = client.target.tcp() else { return Err(ConnectError::NoAddress) };
+    let (spec, tuning) = options.check(address)?;
     let stream = core.streams.connections.next_key();
-    let socket = inner
-        .driver
-        .borrow_mut()
-        .open_stream(&spec, stream.token(Kind::Stream))
+    let socket = open_socket(inner, &spec, stream.token(Kind::Stream))
         .map_err(|error| connect_error(error, &spec))?;
     let origin = Origin::Connector(key);
-    let mut connection =
-        Connection::new(stream, socket, address, origin, Phase::Connecting, tuning);
-    connection.label = client.options.label.as_deref().map(Into::into);
-    client.attempts.push((stream, address));
+    let (phase, tuning) = (Phase::Connecting, Rc::new(tuning));
+    let mut connection = Connection::new(stream, socket, address.into(), origin, phase, tuning);
+    connection.set_label(client.target.label());
+    client.attempts.push((stream, address.into()));
     core.agenda.references += 1;
     core.streams.connections.insert(connection);
     Ok(())
+}
+
+fn open_socket(
+    inner: &Rc<Inner>,
+    spec: &StreamSpec,
+    token: usize,
+) -> Result<Rc<dyn StreamSocket>, OpenError> {
+    #[cfg(feature = "testing")]
+    if let Some(scripted) = inner.scripted.open(inner, token) {
+        return scripted;
+    }
+    inner.driver.borrow_mut().open_stream(spec, token)
 }
 
 fn connect_error(error: OpenError, spec: &StreamSpec) -> ConnectError {
@@ -242,10 +257,15 @@ pub(super) fn end(core: &mut Core, key: Key, error: ConnectError) {
 }
 
 /// What an event says of an attempt; `None` while it goes on.
-fn outcome(socket: &dyn StreamSocket) -> Option<Result<(), ConnectError>> {
+fn outcome(connection: &Connection) -> Option<Result<(), ConnectError>> {
+    let socket = &*connection.socket;
     match socket.take_error() {
         Ok(Some(error)) | Err(error) => return Some(Err(ConnectError::Io(error))),
         Ok(None) => {}
+    }
+    if connection.peer().unix().is_some() {
+        // It would not be here if it had failed.
+        return Some(Ok(()));
     }
     // Without a peer it is still under way.
     let peer = socket.peer_addr().ok()?;
@@ -266,38 +286,41 @@ pub(crate) fn event(inner: &Rc<Inner>, stream: Key, ready: Ready) {
         if client.ending || client.state != ConnectorState::Connecting {
             return;
         }
-        let Some(outcome) = outcome(&*connection.socket) else { return };
+        let Some(outcome) = outcome(connection) else { return };
         if outcome.is_ok() {
             connection.phase = Phase::Open;
             connection.make_ready(Ready { drain: true, ..ready }, &mut core.agenda);
             client.attempts.retain(|(attempt, _)| *attempt != stream);
             client.stream = Some(stream);
-            client.peer = Some(connection.peer);
+            client.peer = Some(connection.peer());
         }
-        (key, connection.peer, outcome)
+        (key, connection.peer(), outcome)
     };
-    match outcome {
-        Ok(()) => {
-            step(inner, key, Happening::Connected(peer));
+    match (outcome, peer.ip()) {
+        (Ok(()), address) => {
+            if let Some(address) = address {
+                step(inner, key, Happening::Connected(address));
+            }
             connected(inner, key, stream, peer);
         }
-        Err(error) => {
+        (Err(error), Some(address)) => {
             note(inner, key, error);
-            forget(inner, key, peer);
-            step(inner, key, Happening::Failed(peer));
+            forget(inner, key, address);
+            step(inner, key, Happening::Failed(address));
         }
+        (Err(error), None) => give_up(inner, key, error),
     }
 }
 
 /// The race is won: the factory is asked for a protocol, which is told its connection.
-fn connected(inner: &Rc<Inner>, key: Key, stream: Key, peer: SocketAddr) {
+fn connected(inner: &Rc<Inner>, key: Key, stream: Key, peer: PeerAddr) {
     if let Some(client) = inner.core.borrow_mut().streams.connectors.get_mut(key) {
         client.state = ConnectorState::Connected;
     }
     cancel_waiting(inner, key);
     let mut protocol = None;
     let built = call(inner, key, "build_protocol", |factory, _| {
-        protocol = factory.build_protocol(peer.into());
+        protocol = factory.build_protocol(peer);
         Ok(())
     });
     let homeless = {

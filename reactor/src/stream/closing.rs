@@ -96,7 +96,7 @@ fn is_orderly(inner: &Inner, key: Key) -> bool {
     core.streams
         .connections
         .get(key)
-        .is_some_and(|connection| matches!(connection.reason, None | Some(ConnectionLost::Done)))
+        .is_some_and(|connection| matches!(connection.reason(), None | Some(ConnectionLost::Done)))
 }
 
 fn linger(inner: &Rc<Inner>, key: Key) {
@@ -107,7 +107,7 @@ fn linger(inner: &Rc<Inner>, key: Key) {
     let timer = later(inner, limit, move |inner| {
         with(inner, key, |connection, agenda| connection.out_of_time(agenda));
     });
-    with(inner, key, |connection, _| connection.timer = Some(timer));
+    with(inner, key, |connection, _| connection.set_timer(timer));
 }
 
 /// Counts and logs a callback that failed, and closes its connection.
@@ -119,9 +119,10 @@ pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failu
         count(&mut core.agenda, panicked);
         match core.streams.connections.get_mut(key) {
             Some(connection) => {
-                connection.stats.callback_errors += u64::from(!panicked);
-                connection.stats.callback_panics += u64::from(panicked);
-                (connection.label(), connection.log.admits(now))
+                let stats = connection.rare_stats();
+                stats.callback_errors += u64::from(!panicked);
+                stats.callback_panics += u64::from(panicked);
+                (connection.label(), connection.admits_log(now))
             }
             None => ("closed connection".into(), core.log.admits(now)),
         }
@@ -158,10 +159,10 @@ pub(crate) fn retire(core: &mut Core, key: Key) -> Option<Connection> {
         agenda.notices.push_back(Notice::Written(completion, Err(WriteError::Cancelled)));
     }
     connection.account(agenda);
-    if let Origin::Listener(listener, ip) = connection.origin
+    if let Origin::Listener(listener) = connection.origin
         && let Some(listener) = core.streams.listeners.get_mut(listener)
     {
-        listener.departed(ip, agenda);
+        listener.departed(connection.who(), agenda);
     }
     Some(connection)
 }
@@ -174,15 +175,15 @@ fn close(inner: &Rc<Inner>, key: Key) {
         (retire(core, key), core.agenda.notices.split_off(before))
     };
     let Some(mut connection) = connection else { return };
-    if let Some(timer) = connection.timer.take() {
+    if let Some(timer) = connection.take_timer() {
         let _ = timer.cancel();
     }
-    let (unsent, layers) = match connection.stack.take() {
+    let (unsent, layers) = match connection.take_stack() {
         Some(stack) => stack.dissolve(),
         None => Default::default(),
     };
     let protocol = connection.protocol.take();
-    let reason = connection.reason.take().unwrap_or(ConnectionLost::Done);
+    let reason = connection.reason().cloned().unwrap_or(ConnectionLost::Done);
     let (label, origin) = (connection.label(), connection.origin);
     drop(connection);
     tracing::debug!(connection = %label, %reason, "closed");

@@ -2,20 +2,17 @@
 //! queue, ending one direction or both, beginning to close.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown};
 use std::rc::Rc;
 
-use super::layer::Stack;
 use super::options::Tuning;
+use super::rare::{Counters, Peer, Rare};
 use super::write_queue::{PIECES, WriteQueue};
-use super::{Protocol, StreamNotice};
-use crate::DelayedCall;
+use super::{PeerAddr, Protocol, StreamNotice};
 use crate::agenda::{Agenda, Notice};
-use crate::callback::LogLimit;
 use crate::error::{ConnectionLost, WriteError};
 use crate::net::StreamSocket;
 use crate::slots::{Key, Kind};
-use crate::stats::StreamStats;
 
 /// Whether a connection is open; see [`Transport::state`](super::Transport::state).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +53,20 @@ impl Ready {
     }
 }
 
+/// A peer, as the limit of connections for each counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Who {
+    Ip(IpAddr),
+    /// The user at the other end of a UNIX socket; `None` where the system does not tell, or
+    /// nobody asked.
+    User(Option<u32>),
+}
+
 /// How a connection came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Accepted by a listener, from this address.
-    Listener(Key, IpAddr),
+    /// Accepted by a listener.
+    Listener(Key),
     /// Made elsewhere.
     Adopted,
     /// Opened by a connector.
@@ -86,17 +92,18 @@ pub(crate) enum WriteHalf {
     Closed,
 }
 
+/// An idle connection is to cost little: a server may have a hundred thousand.
 pub(crate) struct Connection {
     pub(crate) key: Key,
     pub(crate) socket: Rc<dyn StreamSocket>,
     /// `None` while a callback runs.
     pub(crate) protocol: Option<Box<dyn Protocol>>,
     pub(crate) origin: Origin,
-    pub(crate) peer: SocketAddr,
+    pub(super) peer: Peer,
     pub(crate) phase: Phase,
     pub(crate) queue: WriteQueue,
-    pub(crate) stack: Option<Box<Stack>>,
-    pub(crate) tuning: Tuning,
+    pub(crate) tuning: Rc<Tuning>,
+    pub(super) rare: Option<Box<Rare>>,
     /// Reading was paused by the user.
     pub(crate) paused: bool,
     /// The peer's end was read.
@@ -104,14 +111,6 @@ pub(crate) struct Connection {
     pub(crate) write_half: WriteHalf,
     /// `lose_connection` was called: what still comes is discarded.
     pub(crate) disconnecting: bool,
-    /// The time until the connection is closed in any case has begun to count.
-    pub(crate) lingering: bool,
-    pub(crate) timer: Option<DelayedCall>,
-    /// Why nothing can be sent any more; what the peer sent before is still read.
-    write_error: Option<io::Error>,
-    /// What `connection_lost` will be told, however the connection ends.
-    failure: Option<ConnectionLost>,
-    pub(crate) reason: Option<ConnectionLost>,
     /// A callback runs; what it wrote is flushed when it returns.
     pub(crate) held: bool,
     pub(crate) on_ready: bool,
@@ -124,39 +123,32 @@ pub(crate) struct Connection {
     pub(crate) referenced: bool,
     /// Counted among what waits to be sent.
     counted: bool,
-    pub(crate) label: Option<Rc<str>>,
-    pub(crate) log: LogLimit,
-    pub(crate) stats: StreamStats,
+    pub(super) counters: Counters,
 }
 
 impl Connection {
     pub(crate) fn new(
         key: Key,
         socket: Rc<dyn StreamSocket>,
-        peer: SocketAddr,
+        peer: PeerAddr,
         origin: Origin,
         phase: Phase,
-        tuning: Tuning,
+        tuning: Rc<Tuning>,
     ) -> Self {
         Self {
             key,
             socket,
             protocol: None,
             origin,
-            peer,
+            peer: peer.into(),
             phase,
             queue: WriteQueue::default(),
-            stack: None,
             tuning,
+            rare: None,
             paused: false,
             read_closed: false,
             write_half: WriteHalf::Open,
             disconnecting: false,
-            lingering: false,
-            timer: None,
-            write_error: None,
-            failure: None,
-            reason: None,
             held: false,
             on_ready: false,
             ready: Ready::default(),
@@ -165,21 +157,12 @@ impl Connection {
             writing_paused: false,
             referenced: true,
             counted: false,
-            label: None,
-            log: LogLimit::default(),
-            stats: StreamStats::default(),
-        }
-    }
-
-    pub(crate) fn label(&self) -> Rc<str> {
-        match &self.label {
-            Some(label) => Rc::clone(label),
-            None => format!("tcp {}", self.peer).into(),
+            counters: Counters::default(),
         }
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
-        if self.phase != Phase::Open || self.disconnecting || self.write_error.is_some() {
+        if self.phase != Phase::Open || self.disconnecting || self.has_write_error() {
             ConnectionState::Closing
         } else if self.write_half != WriteHalf::Open {
             ConnectionState::WriteClosed
@@ -196,7 +179,21 @@ impl Connection {
             && !self.paused
             && !self.disconnecting
             && !self.read_closed
-            && !self.stack.as_ref().is_some_and(|stack| stack.eof)
+            && !self.stack().is_some_and(|stack| stack.eof)
+    }
+
+    /// Whether an event leads to a read, which meets an error by itself.
+    pub(crate) fn will_read(&self) -> bool {
+        self.delivers() || (self.disconnecting && !self.read_closed)
+    }
+
+    /// Whether a short read says that all was read. On a UNIX socket it may only say that
+    /// descriptors or urgent data came with what was read.
+    pub(crate) fn trusts_short_reads(&self) -> bool {
+        match &self.peer {
+            Peer::V4(_) => true,
+            Peer::Other(address) => matches!(**address, PeerAddr::Ip(_)),
+        }
     }
 
     pub(crate) fn make_ready(&mut self, why: Ready, agenda: &mut Agenda) {
@@ -220,7 +217,12 @@ impl Connection {
         self.phase == Phase::Open
             && !self.disconnecting
             && self.write_half == WriteHalf::Open
-            && self.write_error.is_none()
+            && !self.has_write_error()
+    }
+
+    /// Whether nothing can be sent any more, whatever waits.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.phase != Phase::Open || self.has_write_error()
     }
 
     /// Flushes, and does what waited for the flush.
@@ -242,27 +244,20 @@ impl Connection {
     pub(crate) fn send(&mut self, more: &[IoSlice<'_>], agenda: &mut Agenda) -> (usize, usize) {
         let (mut piece, mut offset) = (0, 0);
         loop {
-            let result = {
-                let mut out = [IoSlice::new(&[]); PIECES];
-                let mut count = self.queue.pieces(&mut out);
-                let mut from = offset;
-                for data in more.iter().skip(piece) {
-                    if count == PIECES {
-                        break;
-                    }
-                    out[count] = IoSlice::new(&data[std::mem::take(&mut from)..]);
-                    count += 1;
-                }
-                match &out[..count] {
-                    out if out.iter().all(|piece| piece.is_empty()) => break,
-                    [single] => self.socket.write(single),
-                    several => self.socket.write_vectored(several),
-                }
+            let rest = more.get(piece..).unwrap_or_default();
+            let result = match (self.queue.front(), rest) {
+                ([], []) => break,
+                ([], [single]) if single.len() == offset => break,
+                ([], [single]) => self.socket.write(&single[offset..]),
+                (front, []) if front.len() == self.queue.bytes() => self.socket.write(front),
+                _ => match self.write_pieces(rest, offset) {
+                    Some(result) => result,
+                    None => break,
+                },
             };
             match result {
                 Ok(taken) => {
-                    self.stats.bytes_out += taken as u64;
-                    self.stats.writes += 1;
+                    self.count_write(taken);
                     let mut beyond = self.queue.taken(taken, &mut agenda.streams.spares);
                     while let Some(data) = more.get(piece)
                         && beyond + offset >= data.len()
@@ -273,7 +268,7 @@ impl Connection {
                     offset += beyond;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stats.would_block += 1;
+                    self.rare_stats().would_block += 1;
                     self.blocked = true;
                     break;
                 }
@@ -293,11 +288,29 @@ impl Connection {
         (piece, offset)
     }
 
+    /// Offers the first pieces of the queue and of `more`, whose first is to begin at `offset`.
+    /// `None` if all are empty.
+    #[inline(never)]
+    fn write_pieces(&self, more: &[IoSlice<'_>], mut offset: usize) -> Option<io::Result<usize>> {
+        let mut out = [IoSlice::new(&[]); PIECES];
+        let mut count = self.queue.pieces(&mut out);
+        for (place, data) in out[count..].iter_mut().zip(more) {
+            *place = IoSlice::new(&data[std::mem::take(&mut offset)..]);
+            count += 1;
+        }
+        let out = &out[..count];
+        if out.iter().all(|piece| piece.is_empty()) {
+            return None;
+        }
+        Some(self.socket.write_vectored(out))
+    }
+
     /// Queues the completions of what the system has taken.
     pub(crate) fn tell_written(&mut self, agenda: &mut Agenda) {
         while let Some((completion, len)) = self.queue.completed() {
             agenda.notices.push_back(Notice::Written(completion, Ok(len)));
         }
+        self.queue.rest(&mut agenda.streams.spares);
     }
 
     /// There is room again.
@@ -320,14 +333,14 @@ impl Connection {
         if self.read_closed || (self.paused && !self.disconnecting) {
             self.end(lost(error), agenda);
         } else {
-            self.write_error = Some(error);
+            self.rare().write_error = Some(error);
             self.make_ready(Ready::DRAIN, agenda);
         }
     }
 
     /// All that had arrived was read: if nothing can be sent any more, this is the end.
     pub(crate) fn read_dry(&mut self, agenda: &mut Agenda) {
-        if let Some(error) = self.write_error.take() {
+        if let Some(error) = self.rare.as_mut().and_then(|rare| rare.write_error.take()) {
             self.end(lost(error), agenda);
         }
     }
@@ -357,7 +370,7 @@ impl Connection {
     /// What waits to be sent keeps `run` going, even on a connection that does not.
     pub(crate) fn account(&mut self, agenda: &mut Agenda) {
         let waiting = !self.queue.is_empty();
-        self.stats.queue_high_water = self.stats.queue_high_water.max(self.queue.bytes() as u64);
+        self.note_waiting(self.queue.bytes());
         if waiting != self.counted {
             self.counted = waiting;
             if waiting {
@@ -371,7 +384,7 @@ impl Connection {
     /// Brings about what was waiting for the queue to be empty, and the end when both directions
     /// are closed.
     pub(crate) fn advance(&mut self, agenda: &mut Agenda) {
-        if self.phase != Phase::Open || !self.queue.is_empty() || self.write_error.is_some() {
+        if self.phase != Phase::Open || !self.queue.is_empty() || self.has_write_error() {
             return;
         }
         let asked = self.write_half == WriteHalf::Closing;
@@ -388,14 +401,14 @@ impl Connection {
         }
         if self.write_half == WriteHalf::Closed && self.read_closed {
             self.end(ConnectionLost::Done, agenda);
-        } else if self.disconnecting && !self.lingering {
+        } else if self.disconnecting && !self.is_lingering() {
             self.linger(agenda);
         }
     }
 
     /// The connection is to be closed; the peer has so much time to close it, too.
     fn linger(&mut self, agenda: &mut Agenda) {
-        self.lingering = true;
+        self.rare().lingering = true;
         agenda.notices.push_back(StreamNotice::Linger(self.key).into());
     }
 
@@ -431,14 +444,14 @@ impl Connection {
     pub(crate) fn fail(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
             // A callback that failed of a write that failed: what broke the connection is told.
-            let is_consequence = self.write_error.is_some()
+            let is_consequence = self.has_write_error()
                 && matches!(&reason, ConnectionLost::Failed(error)
                     if matches!(error.downcast_ref(), Some(WriteError::Closed)));
             if !is_consequence {
-                self.failure.get_or_insert(reason);
+                self.rare().failure.get_or_insert(reason);
             }
             self.lose(agenda);
-            if !self.lingering {
+            if !self.is_lingering() {
                 self.linger(agenda);
             }
         }
@@ -453,7 +466,8 @@ impl Connection {
     pub(crate) fn end(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
             self.phase = Phase::Ended;
-            self.reason = Some(self.failure.take().unwrap_or(reason));
+            let rare = self.rare();
+            rare.reason = Some(rare.failure.take().unwrap_or(reason));
             agenda.notices.push_back(StreamNotice::Close(self.key).into());
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use super::attempts::{Lookups, begin, give_up};
 use super::happy_eyeballs::Race;
@@ -12,6 +13,7 @@ use crate::callback::{Failure, LogLimit, guarded, panic_message};
 use crate::error::{ConnectError, ConnectionLost};
 use crate::inner::{Inner, reach};
 use crate::slots::Key;
+use crate::unix::UnixConnectOptions;
 use crate::{DelayedCall, Handle};
 
 /// Builds the protocol of a connection that a client opened, and is told how that went.
@@ -100,24 +102,71 @@ pub enum ConnectorState {
     Connected,
 }
 
+/// Where a connector connects to.
+pub(crate) enum Target {
+    Tcp(ConnectOptions),
+    Unix(UnixConnectOptions),
+}
+
+impl Target {
+    /// What can be said at the call.
+    fn check_call(&self) -> Result<(), ConnectError> {
+        match self {
+            Self::Tcp(options) => options.check_call(),
+            Self::Unix(options) => {
+                options.check()?;
+                options.common.tuning.check()?;
+                options.common.check()?;
+                Ok(())
+            }
+        }
+    }
+
+    fn peer(&self) -> Option<PeerAddr> {
+        match self {
+            Self::Tcp(options) => options.peer().map(Into::into),
+            Self::Unix(options) => Some(options.address().clone().into()),
+        }
+    }
+
+    pub(super) fn label(&self) -> Option<&str> {
+        match self {
+            Self::Tcp(options) => options.label.as_deref(),
+            Self::Unix(options) => options.label.as_deref(),
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        match self {
+            Self::Tcp(options) => options.timeout,
+            Self::Unix(options) => options.timeout,
+        }
+    }
+
+    /// The options of TCP, which alone looks names up and races addresses.
+    pub(super) fn tcp(&self) -> Option<&ConnectOptions> {
+        if let Self::Tcp(options) = self { Some(options) } else { None }
+    }
+}
+
 /// The state of a connector.
 pub(crate) struct Client {
     key: Key,
     /// `None` while it is called.
     factory: Option<Box<dyn ClientFactory>>,
-    pub(super) options: ConnectOptions,
+    pub(super) target: Target,
     pub(super) state: ConnectorState,
     /// It is over, and the loop will say so.
     pub(super) ending: bool,
     pub(super) race: Race,
     /// The attempts under way.
-    pub(super) attempts: Vec<(Key, SocketAddr)>,
+    pub(super) attempts: Vec<(Key, PeerAddr)>,
     /// Why the first of them failed.
     pub(super) first_error: Option<ConnectError>,
     /// The lookups of this attempt; answers to those of another are late.
     pub(super) lookups: Lookups,
     /// Where the connection goes.
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) peer: Option<PeerAddr>,
     /// The connection.
     pub(super) stream: Option<Key>,
     /// Ends the race when it takes too long.
@@ -129,8 +178,8 @@ pub(crate) struct Client {
     log: LogLimit,
 }
 
-/// A handle to what connects a client, cheap to clone. [`Handle::connect_tcp`] returns one and
-/// the factory is given one; it opens one connection at a time.
+/// A handle to what connects a client, cheap to clone. [`Handle::connect_tcp`] and
+/// [`Handle::connect_unix`] return one and the factory is given one; it opens one connection at a time.
 #[derive(Clone)]
 pub struct Connector {
     inner: Weak<Inner>,
@@ -188,15 +237,15 @@ impl Handle {
         F: ClientFactory + 'static,
     {
         let options = target.try_into().map_err(Into::into)?;
-        self.open_connector(options, Box::new(factory))
+        self.open_connector(Target::Tcp(options), Box::new(factory))
     }
 
-    fn open_connector(
+    pub(crate) fn open_connector(
         &self,
-        options: ConnectOptions,
+        target: Target,
         mut factory: Box<dyn ClientFactory>,
     ) -> Result<Connector, ConnectError> {
-        options.check_call()?;
+        target.check_call()?;
         let inner = self.upgrade().ok_or(ConnectError::Closed)?;
         check_open(&inner)?;
         let handles = Rc::new(());
@@ -206,7 +255,7 @@ impl Handle {
             core.streams.connectors.insert(Client {
                 key,
                 factory: None,
-                options,
+                target,
                 state: ConnectorState::Connecting,
                 ending: false,
                 race: Race::new(),
@@ -276,7 +325,7 @@ impl Connector {
         {
             let core = &mut *inner.core.borrow_mut();
             let client = core.streams.connectors.get_mut(self.key).ok_or(ConnectError::Closed)?;
-            match (client.state, client.peer) {
+            match (client.state, client.peer.clone()) {
                 (ConnectorState::Disconnected, _) => {}
                 (ConnectorState::Connected, Some(peer)) => {
                     return Err(ConnectError::IsConnected { peer });
@@ -336,9 +385,14 @@ impl Connector {
     }
 
     /// Where it is connected to, or else the first address it tries; `None` when that is to be
-    /// looked up, or the reactor is gone.
+    /// looked up or is no address of IP, or the reactor is gone.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.with(|client| client.peer.or(client.options.peer()))?
+        self.peer()?.ip()
+    }
+
+    /// As [`peer_addr`](Self::peer_addr), whatever the family.
+    pub fn peer(&self) -> Option<PeerAddr> {
+        self.with(|client| client.peer.clone().or_else(|| client.target.peer()))?
     }
 
     /// Its name in logs.
@@ -384,7 +438,7 @@ fn take_unused(
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector")
-            .field("peer_addr", &self.peer_addr())
+            .field("peer", &self.peer())
             .field("state", &self.state())
             .finish()
     }
@@ -392,9 +446,10 @@ impl fmt::Debug for Connector {
 
 impl Client {
     pub(super) fn label(&self) -> Rc<str> {
-        match &self.options.label {
-            Some(label) => label.as_str().into(),
-            None => format!("tcp {}", self.options.target()).into(),
+        match (&self.target, self.target.label()) {
+            (_, Some(label)) => label.into(),
+            (Target::Tcp(options), None) => format!("tcp {}", options.target()).into(),
+            (Target::Unix(options), None) => format!("unix {}", options.address()).into(),
         }
     }
 }

@@ -120,8 +120,7 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
         if ready.writable {
             connection.unblock(&mut core.agenda);
         }
-        if ready.error && (connection.paused || connection.read_closed) && !connection.disconnecting
-        {
+        if ready.error && !connection.will_read() {
             connection.check_error(&mut core.agenda);
         }
         if connection.paused && !connection.disconnecting {
@@ -137,7 +136,7 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
             core.streams.buffer = Some(buffer);
             return;
         }
-        if connection.stack.is_some() {
+        if connection.stack().is_some() {
             drop(guard);
             return layer::service(inner, key, ready.drain);
         }
@@ -237,9 +236,8 @@ fn read(connection: &mut Connection, buffer: &mut [u8], agenda: &mut Agenda) -> 
             }
         }
         Ok(len) => {
-            connection.stats.bytes_in += len as u64;
-            connection.stats.reads += 1;
-            Read::Data { len, short: len < buffer.len() }
+            connection.count_read(len);
+            Read::Data { len, short: len < buffer.len() && connection.trusts_short_reads() }
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             connection.read_dry(agenda);
@@ -267,7 +265,7 @@ pub(crate) fn discard(
         let room = budget.min(buffer.len());
         match read(connection, &mut buffer[..room], agenda) {
             Read::Data { len, short } => {
-                connection.stats.bytes_discarded += len as u64;
+                connection.rare_stats().bytes_discarded += len as u64;
                 budget -= len;
                 if short && !drain {
                     break;

@@ -174,7 +174,7 @@ impl Transport {
             if connection.phase != Phase::Open {
                 return Err(Closed);
             }
-            let stack = connection.stack.get_or_insert_default();
+            let stack = connection.make_stack();
             stack.layers.get_or_insert_default();
             stack.pushed.extend(layer.take());
             stack.inputs.push_back(Input::Attached(stack.height));
@@ -189,7 +189,7 @@ impl Transport {
     /// Has [`StreamLayer::woken`] called on every layer, from the loop: what a layer's timer does.
     pub fn wake_layers(&self) {
         self.with(|connection, agenda| {
-            if let Some(stack) = &mut connection.stack {
+            if let Some(stack) = connection.stack_mut() {
                 stack.inputs.push_back(Input::Woken);
                 connection.note_layers(agenda);
             }
@@ -199,7 +199,7 @@ impl Transport {
 
 impl Connection {
     fn note_layers(&mut self, agenda: &mut Agenda) {
-        if let Some(stack) = &mut self.stack
+        if let Some(stack) = self.stack_mut()
             && !std::mem::replace(&mut stack.noted, true)
         {
             agenda.notices.push_back(StreamNotice::Layers(self.key).into());
@@ -213,7 +213,7 @@ impl Connection {
         completion: &mut Option<Completion>,
         agenda: &mut Agenda,
     ) -> bool {
-        let Some(stack) = &mut self.stack else { return false };
+        let Some(stack) = self.stack_mut() else { return false };
         let len = data.len();
         stack.pending += len;
         match stack.inputs.back_mut() {
@@ -229,7 +229,7 @@ impl Connection {
 
     /// Whether the way out may be shut, as far as layers are concerned; asks them to end.
     pub(crate) fn layers_have_ended(&mut self, agenda: &mut Agenda) -> bool {
-        match &mut self.stack {
+        match self.stack_mut() {
             Some(stack) if !stack.down_end => {
                 if !std::mem::replace(&mut stack.end_asked, true) {
                     stack.inputs.push_back(Input::WriteEnded(stack.height));
@@ -273,18 +273,25 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, drain: bool) {
         core.streams.buffer = Some(buffer);
     }
     run(inner, key);
+    let core = &mut *inner.core.borrow_mut();
+    if let Some(connection) = core.streams.connections.get_mut(key)
+        && connection.stack().is_some_and(|stack| stack.eof)
+    {
+        // No read will come to tell that there is nothing left.
+        connection.read_dry(&mut core.agenda);
+    }
 }
 
 fn read(connection: &mut Connection, buffer: &mut [u8], drain: bool, agenda: &mut Agenda) {
     let mut budget = BUFFER_LEN;
-    while connection.delivers()
-        && let Some(stack) = &mut connection.stack
-    {
+    while connection.delivers() {
         if budget == 0 {
             return connection.make_ready(Ready::DRAIN, agenda);
         }
         let room = budget.min(buffer.len());
-        match connection.socket.read(&mut buffer[..room]) {
+        let result = connection.socket.read(&mut buffer[..room]);
+        let Some(stack) = connection.stack_mut() else { return };
+        match result {
             Ok(0) => {
                 stack.eof = true;
                 stack.inputs.push_back(Input::ReadEnded(0));
@@ -292,8 +299,7 @@ fn read(connection: &mut Connection, buffer: &mut [u8], drain: bool, agenda: &mu
             }
             Ok(len) => {
                 stack.inputs.push_back(Input::Received(0, buffer[..len].to_vec()));
-                connection.stats.bytes_in += len as u64;
-                connection.stats.reads += 1;
+                connection.count_read(len);
                 budget -= len;
                 if len < room && !drain {
                     return;
@@ -336,9 +342,10 @@ type Layers = Vec<Box<dyn StreamLayer>>;
 fn take(inner: &Inner, key: Key) -> Option<(Layers, VecDeque<Input>)> {
     let core = &mut *inner.core.borrow_mut();
     let connection = core.streams.connections.get_mut(key)?;
-    let stack = connection.stack.as_mut()?;
+    let open = connection.phase == Phase::Open;
+    let stack = connection.stack_mut()?;
     stack.noted = false;
-    if stack.inputs.is_empty() || connection.phase != Phase::Open {
+    if stack.inputs.is_empty() || !open {
         return None;
     }
     let mut layers = stack.layers.take()?;
@@ -441,7 +448,7 @@ fn put_back(
     let Some(connection) = core.streams.connections.get_mut(key) else {
         return Some((layers, output));
     };
-    let Some(stack) = connection.stack.as_mut() else { return Some((layers, output)) };
+    let Some(stack) = connection.stack_mut() else { return Some((layers, output)) };
     stack.layers = Some(layers);
     stack.up.extend(output.up);
     stack.up_end |= output.up_end;
@@ -451,7 +458,7 @@ fn put_back(
     let mut from = 0;
     for (end, len, completion) in output.marks {
         connection.queue.push(&output.down[from..end], &mut agenda.streams.spares);
-        connection.queue.mark(len, completion);
+        connection.queue.mark(len, completion, &mut agenda.streams.spares);
         from = end;
     }
     connection.queue.push(&output.down[from..], &mut agenda.streams.spares);
@@ -471,12 +478,13 @@ fn deliver(inner: &Rc<Inner>, key: Key) {
                 && !connection.disconnecting
                 && !connection.read_closed
                 && connection.protocol.is_some();
-            let Some(stack) = connection.stack.as_mut() else { return };
+            let Some(stack) = connection.stack_mut() else { return };
             if !wanted || (stack.up.is_empty() && !stack.up_end) {
                 return;
             }
-            connection.read_closed = stack.up.is_empty();
-            std::mem::take(&mut stack.up)
+            let data = std::mem::take(&mut stack.up);
+            connection.read_closed = data.is_empty();
+            data
         };
         if data.is_empty() {
             delivery::call(inner, key, "read_connection_lost", |protocol, transport| {

@@ -10,7 +10,7 @@ use crate::callback::{Failure, guarded, panic_message};
 use crate::datagram::StartError;
 use crate::error::{ListenError, OptionError};
 use crate::inner::Inner;
-use crate::net::{ListenSpec, OpenError};
+use crate::net::{ListenSocket, ListenSpec, OpenError};
 use crate::slots::Kind;
 
 impl Handle {
@@ -44,36 +44,12 @@ impl Handle {
         F: Factory + 'static,
     {
         let options = options.try_into().map_err(Into::into)?;
-        self.open_listener(options, Box::new(factory))
+        listen_on(self, options, Box::new(factory), |inner, spec, token| {
+            inner.driver.borrow_mut().listen_stream(spec, token)
+        })
     }
 
-    fn open_listener(
-        &self,
-        options: TcpOptions,
-        factory: Box<dyn Factory>,
-    ) -> Result<ListeningPort, ListenError> {
-        let (spec, mut accept, tuning) = options.check()?;
-        let inner = self.upgrade().ok_or(ListenError::Closed)?;
-        if inner.core.borrow().closed {
-            return Err(ListenError::Closed);
-        } else if inner.is_shutting_down() {
-            return Err(ListenError::ShuttingDown);
-        }
-        let key = inner.core.borrow().streams.listeners.next_key();
-        let socket = inner
-            .driver
-            .borrow_mut()
-            .listen_stream(&spec, key.token(Kind::Listener))
-            .map_err(|error| listen_error(error, &spec))?;
-        let label: Rc<str> = match (accept.label.take(), socket.local_addr()) {
-            (Some(label), _) => label.into(),
-            (None, Ok(address)) => format!("tcp {address}").into(),
-            (None, Err(_)) => "tcp".into(),
-        };
-        start(&inner, Listener::new(key, socket, accept, tuning, label), factory)
-    }
-
-    /// Every TCP port that is not closed, in no particular order.
+    /// Every TCP and UNIX port that is not closed, in no particular order.
     ///
     /// ```
     /// let reactor = strand_reactor::Reactor::new()?;
@@ -87,6 +63,31 @@ impl Handle {
     }
 }
 
+/// Opens a port on the socket that `open` makes.
+pub(crate) fn listen_on(
+    handle: &Handle,
+    options: TcpOptions,
+    factory: Box<dyn Factory>,
+    open: impl FnOnce(&Rc<Inner>, &ListenSpec, usize) -> Result<Rc<dyn ListenSocket>, OpenError>,
+) -> Result<ListeningPort, ListenError> {
+    let (spec, mut accept, tuning) = options.check()?;
+    let inner = handle.upgrade().ok_or(ListenError::Closed)?;
+    if inner.core.borrow().closed {
+        return Err(ListenError::Closed);
+    } else if inner.is_shutting_down() {
+        return Err(ListenError::ShuttingDown);
+    }
+    let key = inner.core.borrow().streams.listeners.next_key();
+    let socket = open(&inner, &spec, key.token(Kind::Listener))
+        .map_err(|error| listen_error(error, &spec))?;
+    let label: Rc<str> = match (accept.label.take(), socket.local_addr()) {
+        (Some(label), _) => label.into(),
+        (None, Ok(address)) => format!("tcp {address}").into(),
+        (None, Err(_)) => "tcp".into(),
+    };
+    start(&inner, Listener::new(key, socket, accept, tuning, label), factory)
+}
+
 fn listen_error(error: OpenError, spec: &ListenSpec) -> ListenError {
     match error {
         OpenError::Bind(source) => ListenError::Bind { address: spec.bind, source },
@@ -96,7 +97,7 @@ fn listen_error(error: OpenError, spec: &ListenSpec) -> ListenError {
 }
 
 /// Puts the listener in its slot and starts the factory; takes it out again if that fails.
-pub(super) fn start<E: From<StartError>>(
+pub(crate) fn start<E: From<StartError>>(
     inner: &Rc<Inner>,
     listener: Listener,
     mut factory: Box<dyn Factory>,

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::closing::{later, retire};
-use super::connection::{Connection, Origin, Phase, is_shortage};
+use super::connection::{Connection, Origin, Phase, Who, is_shortage};
 use super::options::{Accept, AcceptBudget, Tuning};
 use super::{Factory, PeerAddr, StreamNotice, delivery};
 use crate::DelayedCall;
@@ -15,7 +14,7 @@ use crate::agenda::{Agenda, Call, Notice};
 use crate::callback::{Failure, LogLimit, guarded};
 use crate::datagram::PortState;
 use crate::inner::Inner;
-use crate::net::ListenSocket;
+use crate::net::{ListenSocket, StreamSocket};
 use crate::slots::{Key, Kind};
 use crate::stats::ListenerStats;
 
@@ -34,7 +33,7 @@ pub(crate) struct Listener {
     /// `None` while it is called.
     pub(crate) factory: Option<Box<dyn Factory>>,
     pub(crate) accept: Accept,
-    pub(crate) tuning: Tuning,
+    pub(crate) tuning: Rc<Tuning>,
     pub(crate) paused: bool,
     pub(crate) closing: bool,
     pub(crate) stopped: Vec<Call>,
@@ -44,7 +43,7 @@ pub(crate) struct Listener {
     refrain: Duration,
     timer: Option<DelayedCall>,
     budget: usize,
-    per_peer: BTreeMap<IpAddr, usize>,
+    per_peer: BTreeMap<Who, usize>,
     pub(crate) referenced: bool,
     pub(crate) label: Rc<str>,
     log: LogLimit,
@@ -65,7 +64,7 @@ impl Listener {
             factory: None,
             paused: accept.start_paused,
             accept,
-            tuning,
+            tuning: Rc::new(tuning),
             closing: false,
             stopped: Vec::new(),
             on_ready: false,
@@ -106,13 +105,13 @@ impl Listener {
     }
 
     /// One of its connections is gone.
-    pub(crate) fn departed(&mut self, ip: IpAddr, agenda: &mut Agenda) {
+    pub(crate) fn departed(&mut self, who: Who, agenda: &mut Agenda) {
         let was_full = self.is_full();
         self.stats.connections -= 1;
-        if let Some(count) = self.per_peer.get_mut(&ip) {
+        if let Some(count) = self.per_peer.get_mut(&who) {
             *count -= 1;
             if *count == 0 {
-                self.per_peer.remove(&ip);
+                self.per_peer.remove(&who);
             }
         }
         if was_full && self.accepts() {
@@ -204,7 +203,7 @@ fn accept_one(
     stream: Key,
     agenda: &mut Agenda,
 ) -> Result<(Connection, Box<dyn Factory>, PeerAddr), Accepted> {
-    let (socket, peer) = match listener.socket.accept(stream.token(Kind::Stream)) {
+    let (socket, peer) = match listener.socket.accept_peer(stream.token(Kind::Stream)) {
         Ok(accepted) => accepted,
         Err(error) => {
             match verdict(&error) {
@@ -226,21 +225,35 @@ fn accept_one(
     };
     listener.stats.accepted += 1;
     listener.refrain = REFRAIN;
-    let ip = peer.ip().to_canonical();
+    let counts = listener.accept.max_connections_per_peer.is_some();
+    let who = who(&peer, &*socket, counts);
     if let Some(most) = listener.accept.max_connections_per_peer
-        && listener.per_peer.get(&ip).is_some_and(|count| *count >= most)
+        && listener.per_peer.get(&who).is_some_and(|count| *count >= most)
     {
         listener.stats.refused += 1;
         return Err(Accepted::Skipped);
     }
     let Some(factory) = listener.factory.take() else { return Err(Accepted::Nothing) };
     listener.stats.connections += 1;
-    if listener.accept.max_connections_per_peer.is_some() {
-        *listener.per_peer.entry(ip).or_default() += 1;
+    if counts {
+        *listener.per_peer.entry(who).or_default() += 1;
     }
-    let origin = Origin::Listener(listener.key, ip);
-    let connection = Connection::new(stream, socket, peer, origin, Phase::Open, listener.tuning);
-    Ok((connection, factory, peer.into()))
+    let origin = Origin::Listener(listener.key);
+    let tuning = Rc::clone(&listener.tuning);
+    let mut connection = Connection::new(stream, socket, peer.clone(), origin, Phase::Open, tuning);
+    if let Who::User(Some(user)) = who {
+        connection.set_user(Some(user));
+    }
+    Ok((connection, factory, peer))
+}
+
+/// Whom a connection counts for. The user of a UNIX socket is asked for only where it counts.
+fn who(peer: &PeerAddr, socket: &dyn StreamSocket, counts: bool) -> Who {
+    match peer {
+        PeerAddr::Ip(address) => Who::Ip(address.ip().to_canonical()),
+        PeerAddr::Unix(_) if !counts => Who::User(None),
+        PeerAddr::Unix(_) => Who::User(socket.peer_credentials().ok().map(|peer| peer.uid)),
+    }
 }
 
 /// Asks the factory for a protocol, and tells that one its connection.

@@ -1,4 +1,4 @@
-//! The handle to a TCP port.
+//! The handle to a TCP or UNIX port.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use crate::inner::{Inner, reach};
 use crate::slots::Key;
 use crate::stats::ListenerStats;
 
-/// A handle to a TCP port, cheap to clone and to store; it keeps nothing alive.
-/// [`Handle::listen_tcp`] returns one. Once the port is closed, calls return a typed `Closed`
+/// A handle to a TCP or UNIX port, cheap to clone and to store; it keeps nothing alive.
+/// [`Handle::listen_tcp`] and [`Handle::listen_unix`] return one. Once the port is closed, calls return a typed `Closed`
 /// error.
 ///
 /// ```
@@ -44,7 +44,7 @@ impl ListeningPort {
         Self { inner: Rc::downgrade(inner), key }
     }
 
-    fn with<R>(&self, work: impl FnOnce(&mut Listener, &mut Agenda) -> R) -> Option<R> {
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Listener, &mut Agenda) -> R) -> Option<R> {
         let inner = reach(&self.inner)?;
         let core = &mut *inner.core.borrow_mut();
         let listener = core.streams.listeners.get_mut(self.key)?;
@@ -52,7 +52,7 @@ impl ListeningPort {
     }
 
     /// Closes the port: no more connections are accepted, and those that wait are reset. Open
-    /// connections go on. Calling it again, or on a closed port, does nothing.
+    /// connections go on. The path of a UNIX port is removed, if it still is that port's. Calling it again, or on a closed port, does nothing.
     pub fn stop_listening(&self) {
         self.with(Listener::begin_close);
     }
@@ -104,10 +104,11 @@ impl ListeningPort {
         .ok_or(Closed)
     }
 
-    /// The address that the port is bound to.
+    /// The address that a TCP port is bound to.
     ///
     /// # Errors
-    /// [`OptionError`]: `Closed`, or `Io`.
+    /// [`OptionError`]: `Closed`, `Io`, or `Unsupported` on a UNIX port, whose address
+    /// [`unix_addr`](Self::unix_addr) tells.
     pub fn local_addr(&self) -> Result<SocketAddr, OptionError> {
         self.with(|listener, _| {
             listener
@@ -187,7 +188,12 @@ impl fmt::Debug for ListeningPort {
                 .field("local_addr", &address)
                 .field("state", &self.state())
                 .finish(),
-            Err(_) => f.write_str("ListeningPort(closed)"),
+            Err(OptionError::Closed) => f.write_str("ListeningPort(closed)"),
+            Err(_) => f
+                .debug_struct("ListeningPort")
+                .field("label", &self.label())
+                .field("state", &self.state())
+                .finish(),
         }
     }
 }

@@ -1,19 +1,23 @@
-//! Streams: TCP servers and clients.
+//! Streams: TCP servers and clients, and those over UNIX sockets once they are open (`unix`).
 //!
 //! The way of a connection, file by file: a [`listener`] accepts it, or a [`connector`] opens it;
 //! its [`factory`] builds the [`protocol`]; [`delivery`] reads from the socket and hands to the
 //! protocol what came; what that writes through its [`transport`] ([`writing`]) goes straight to
-//! the socket or collects in the [`write_queue`], which [`connection`] flushes; [`closing`] is the
+//! the socket or collects in the [`write_queue`], which [`connection`] flushes ([`rare`] is what few
+//! connections need); [`closing`] is the
 //! end of it. [`listen`] opens ports, [`options`] says how they behave.
 
 mod address;
 mod adopt;
 mod attempts;
 mod closing;
+mod common;
 mod connection;
 mod connector;
 mod delivery;
 mod factory;
+#[cfg(test)]
+mod fault_tests;
 mod happy_eyeballs;
 mod layer;
 mod listen;
@@ -24,8 +28,10 @@ mod options;
 #[cfg(test)]
 mod property_tests;
 mod protocol;
+mod rare;
 mod settings;
 mod transport;
+mod unix;
 mod write_queue;
 mod writing;
 
@@ -42,10 +48,16 @@ pub use options::{AcceptBudget, ConnectOptions, KeepAlive, TcpOptions};
 pub use protocol::Protocol;
 pub use transport::{StreamKey, Transport};
 
-pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, notice};
+#[cfg(feature = "testing")]
+pub(crate) use adopt::attach;
+pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, later, notice};
+pub(crate) use common::{Common, stream_setters};
 pub(crate) use connection::Connection;
-pub(crate) use delivery::{due, event, flush_dirty, ready};
+pub(crate) use delivery::{buffer, due, event, flush_dirty, ready};
+#[cfg(feature = "testing")]
+pub(crate) use listen::listen_on;
 pub(crate) use listener::Listener;
+pub(crate) use options::{Accept, Tuning};
 
 use crate::error::ConnectError;
 use crate::slots::{Key, Kind, Slots};
@@ -83,7 +95,7 @@ pub(crate) struct StreamAgenda {
     /// Connections with unflushed writes, or an end to bring about.
     pub(crate) dirty: VecDeque<Key>,
     /// Memory for small writes.
-    pub(crate) spares: Vec<Vec<u8>>,
+    pub(crate) spares: write_queue::Spares,
 }
 
 /// Something that user code is told from the loop, in order.

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::common::{Common, stream_setters, tcp_setters};
 use crate::address::{Host, parse_address, parse_host};
 use crate::datagram::{Family, within};
 use crate::error::{AddressError, ConnectError, OptionError};
-use crate::net::{ListenSpec, StreamOption, StreamSpec};
+use crate::net::{ListenSpec, StreamSpec};
 use crate::resolve::AddressFamily;
 
 /// Probes of an idle connection (`SO_KEEPALIVE`, tcp(7)); the times are in whole seconds.
@@ -76,99 +77,6 @@ pub(crate) fn check_watermarks(low: usize, high: usize) -> Result<(), OptionErro
     Ok(())
 }
 
-/// The options that ports and connectors share.
-#[derive(Clone, Copy, Debug)]
-struct Common {
-    nodelay: bool,
-    keepalive: Option<KeepAlive>,
-    recv_buffer: Option<usize>,
-    send_buffer: Option<usize>,
-    tuning: Tuning,
-}
-
-impl Default for Common {
-    fn default() -> Self {
-        Self {
-            nodelay: true,
-            keepalive: None,
-            recv_buffer: None,
-            send_buffer: None,
-            tuning: Tuning::default(),
-        }
-    }
-}
-
-impl Common {
-    fn check(&self) -> Result<Vec<StreamOption>, OptionError> {
-        let mut options = Vec::new();
-        if self.nodelay {
-            options.push(StreamOption::NoDelay(true));
-        }
-        if let Some(times) = self.keepalive {
-            options.push(StreamOption::KeepAlive(Some(times.check()?)));
-        }
-        if let Some(bytes) = self.recv_buffer {
-            within("recv_buffer_size", bytes as u64, 1, i32::MAX as u64)?;
-            options.push(StreamOption::RecvBuffer(bytes));
-        }
-        if let Some(bytes) = self.send_buffer {
-            within("send_buffer_size", bytes as u64, 1, i32::MAX as u64)?;
-            options.push(StreamOption::SendBuffer(bytes));
-        }
-        Ok(options)
-    }
-}
-
-macro_rules! common_setters {
-    () => {
-        /// Whether small writes leave at once (`TCP_NODELAY`) instead of waiting for the answer
-        /// to earlier ones (RFC 896). On by default: the writes of a callback are joined anyway.
-        pub fn nodelay(mut self, on: bool) -> Self {
-            self.common.nodelay = on;
-            self
-        }
-
-        /// Probes idle connections, so that a peer that vanished is noticed.
-        pub fn keepalive(mut self, times: KeepAlive) -> Self {
-            self.common.keepalive = Some(times);
-            self
-        }
-
-        /// Asks for a receive buffer of this many bytes; fixes what the system would adapt.
-        pub fn recv_buffer_size(mut self, bytes: usize) -> Self {
-            self.common.recv_buffer = Some(bytes);
-            self
-        }
-
-        /// Asks for a send buffer of this many bytes; fixes what the system would adapt.
-        pub fn send_buffer_size(mut self, bytes: usize) -> Self {
-            self.common.send_buffer = Some(bytes);
-            self
-        }
-
-        /// Bytes waiting to be sent above which `pause_writing` is called, and those down to
-        /// which `resume_writing` waits: 64 KiB and 16 KiB by default.
-        pub fn write_watermarks(mut self, low: usize, high: usize) -> Self {
-            self.common.tuning.low_watermark = low;
-            self.common.tuning.high_watermark = high;
-            self
-        }
-
-        /// Bytes that may wait to be sent; a write beyond is an error. 256 MiB by default.
-        pub fn write_limit(mut self, bytes: usize) -> Self {
-            self.common.tuning.write_limit = bytes;
-            self
-        }
-
-        /// How long a connection that was closed waits for its peer to close, too: 5 s by
-        /// default. Closing earlier could destroy what the peer has not read yet.
-        pub fn close_timeout(mut self, limit: Duration) -> Self {
-            self.common.tuning.close_timeout = limit;
-            self
-        }
-    };
-}
-
 /// How to open a TCP port: an address, and options that have good defaults.
 ///
 /// Wherever one is wanted, a `u16` (that port of 0.0.0.0), a `SocketAddr`, an `(IpAddr, u16)` or
@@ -206,6 +114,21 @@ pub(crate) struct Accept {
     pub(crate) max_connections_per_peer: Option<usize>,
     pub(crate) start_paused: bool,
     pub(crate) label: Option<String>,
+}
+
+impl Accept {
+    pub(crate) fn check(self) -> Result<Self, OptionError> {
+        if let AcceptBudget::Fixed(budget) = self.budget {
+            within("accept_budget", budget as u64, 1, 1 << 30)?;
+        }
+        for (name, limit) in [
+            ("max_connections", self.max_connections),
+            ("max_connections_per_peer", self.max_connections_per_peer),
+        ] {
+            within(name, limit.unwrap_or(1) as u64, 1, 1 << 30)?;
+        }
+        Ok(self)
+    }
 }
 
 impl TcpOptions {
@@ -297,7 +220,8 @@ impl TcpOptions {
         self
     }
 
-    common_setters!();
+    tcp_setters!();
+    stream_setters!();
 
     pub(crate) fn check(self) -> Result<(ListenSpec, Accept, Tuning), OptionError> {
         let family = match (self.address, self.family) {
@@ -319,16 +243,7 @@ impl TcpOptions {
             }
             (SocketAddr::V6(_), family) => family.unwrap_or(Family::V6Only),
         };
-        let accept = self.accept;
-        if let AcceptBudget::Fixed(budget) = accept.budget {
-            within("accept_budget", budget as u64, 1, 1 << 30)?;
-        }
-        for (name, limit) in [
-            ("max_connections", accept.max_connections),
-            ("max_connections_per_peer", accept.max_connections_per_peer),
-        ] {
-            within(name, limit.unwrap_or(1) as u64, 1, 1 << 30)?;
-        }
+        let accept = self.accept.check()?;
         let tuning = self.common.tuning.check()?;
         let spec = ListenSpec {
             family,
@@ -485,7 +400,8 @@ impl ConnectOptions {
         self
     }
 
-    common_setters!();
+    tcp_setters!();
+    stream_setters!();
 
     /// What can be said before anything is looked up.
     pub(crate) fn check_call(&self) -> Result<(), ConnectError> {

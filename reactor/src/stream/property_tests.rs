@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Write(usize),
     Owned(usize),
     Try(usize),
@@ -22,31 +22,39 @@ enum Op {
     Lose,
     Abort,
     Turns(usize),
+    /// Lets so many milliseconds pass, if nothing happens meanwhile.
+    Wait(u64),
 }
 
 #[derive(Default)]
-struct End {
-    transport: RefCell<Option<Transport>>,
+pub(super) struct End {
+    pub(super) transport: RefCell<Option<Transport>>,
     /// Bytes accepted by writes, and what came in: each byte tells its place.
-    written: Cell<usize>,
-    received: Cell<usize>,
-    wrong: Cell<bool>,
-    completions: Cell<usize>,
-    completed: Rc<Cell<usize>>,
-    made: Cell<usize>,
-    lost: RefCell<Vec<ConnectionLost>>,
+    pub(super) written: Cell<usize>,
+    pub(super) received: Cell<usize>,
+    pub(super) wrong: Cell<bool>,
+    pub(super) completions: Cell<usize>,
+    pub(super) completed: Rc<RefCell<Vec<bool>>>,
+    pub(super) made: Cell<usize>,
+    pub(super) lost: RefCell<Vec<ConnectionLost>>,
     /// Whether writing was paused; told in turns.
     paused: Cell<bool>,
-    told_twice: Cell<bool>,
+    pub(super) told_twice: Cell<bool>,
 }
 
 fn byte(at: usize) -> u8 {
     (at % 251) as u8
 }
 
-struct Half {
-    end: Rc<End>,
-    layered: bool,
+pub(super) struct Half {
+    pub(super) end: Rc<End>,
+    pub(super) layered: bool,
+}
+
+impl Half {
+    fn check_open(&self) {
+        self.end.wrong.set(self.end.wrong.get() || !self.end.lost.borrow().is_empty());
+    }
 }
 
 /// Passes everything on, in pieces of its own.
@@ -82,11 +90,18 @@ impl Protocol for Half {
         let from = self.end.received.get();
         let right = data.iter().enumerate().all(|(at, found)| *found == byte(from + at));
         self.end.wrong.set(self.end.wrong.get() || !right || data.is_empty());
+        self.check_open();
         self.end.received.set(from + data.len());
         Ok(())
     }
 
     fn read_connection_lost(&mut self, _: &Transport) -> anyhow::Result<()> {
+        self.check_open();
+        Ok(())
+    }
+
+    fn write_connection_lost(&mut self, _: &Transport) -> anyhow::Result<()> {
+        self.check_open();
         Ok(())
     }
 
@@ -106,14 +121,16 @@ impl Protocol for Half {
 }
 
 impl End {
-    fn act(&self, op: &Op, reactor: &Reactor) {
+    pub(super) fn act(&self, op: &Op, reactor: &Reactor) {
         let Some(transport) = self.transport.borrow().clone() else { return };
         let from = self.written.get();
         let data = |len: usize| (from..from + len).map(byte).collect::<Vec<_>>();
         match op {
             Op::Write(len) => {
                 let completed = Rc::clone(&self.completed);
-                let done = move |_: Result<usize, WriteError>| completed.set(completed.get() + 1);
+                let done = move |result: Result<usize, WriteError>| {
+                    completed.borrow_mut().push(result.is_ok());
+                };
                 if transport.write_then(&data(*len), done).is_ok() {
                     self.written.set(from + len);
                     self.completions.set(self.completions.get() + 1);
@@ -139,11 +156,14 @@ impl End {
                     reactor.iterate(Some(Duration::ZERO)).expect("a turn");
                 }
             }
+            Op::Wait(milliseconds) => {
+                reactor.iterate(Some(Duration::from_millis(*milliseconds))).expect("a turn");
+            }
         }
     }
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..200_000_usize).prop_map(Op::Write),
         2 => (0..3_000_usize).prop_map(Op::Write),
@@ -208,7 +228,7 @@ proptest! {
             let other = &ends[1 - at];
             prop_assert_eq!((end.made.get(), end.lost.borrow().len()), (1, 1));
             prop_assert!(!end.wrong.get() && !end.told_twice.get());
-            prop_assert_eq!(end.completed.get(), end.completions.get());
+            prop_assert_eq!(end.completed.borrow().len(), end.completions.get());
             prop_assert!(end.received.get() <= other.written.get());
             if !abort {
                 prop_assert!(end.lost.borrow()[0].is_clean(), "{:?}", end.lost.borrow());

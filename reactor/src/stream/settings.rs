@@ -8,7 +8,7 @@ use crate::error::OptionError;
 use crate::net::{StreamOption, StreamSocket};
 
 impl Transport {
-    fn ask<R>(
+    pub(crate) fn ask<R>(
         &self,
         name: &'static str,
         ask: impl FnOnce(&dyn StreamSocket) -> io::Result<R>,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 
+use super::PeerAddr;
 use super::connection::{Connection, ConnectionState, Phase, Ready};
 use crate::Handle;
 use crate::agenda::Agenda;
@@ -21,6 +22,10 @@ pub struct Transport {
     inner: Weak<Inner>,
     key: Key,
 }
+
+/// What a UNIX stream says when it is asked for what only IP has.
+const NOT_IP: OptionError =
+    OptionError::Unsupported { name: "an address of IP (this is a UNIX stream: see peer)" };
 
 /// Names a connection across threads: plain data, for [`Handle::stream`] to find the connection
 /// again on the loop.
@@ -150,12 +155,14 @@ impl Transport {
 
     // ---- Addresses and names ----
 
-    /// The address of this end.
+    /// The address of this end of a TCP connection.
     ///
     /// # Errors
-    /// [`OptionError`]: `Closed`, or `Io`.
+    /// [`OptionError`]: `Closed`, `Io`, or `Unsupported` on a UNIX stream, whose address
+    /// [`unix_local_addr`](Self::unix_local_addr) tells.
     pub fn local_addr(&self) -> Result<SocketAddr, OptionError> {
         self.with(|connection, _| {
+            connection.peer().ip().ok_or(NOT_IP)?;
             connection
                 .socket
                 .local_addr()
@@ -164,25 +171,35 @@ impl Transport {
         .unwrap_or(Err(OptionError::Closed))
     }
 
-    /// The address of the peer; known also after the peer has gone.
+    /// The address of the peer of a TCP connection; known also after the peer has gone.
     ///
     /// # Errors
-    /// [`OptionError::Closed`].
+    /// [`OptionError`]: `Closed`, or `Unsupported` on a UNIX stream, whose peer
+    /// [`peer`](Self::peer) tells.
     pub fn peer_addr(&self) -> Result<SocketAddr, OptionError> {
-        self.with(|connection, _| connection.peer).ok_or(OptionError::Closed)
+        self.with(|connection, _| connection.peer().ip().ok_or(NOT_IP))
+            .unwrap_or(Err(OptionError::Closed))
+    }
+
+    /// The address of the peer, whatever its family; known also after the peer has gone.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn peer(&self) -> Result<PeerAddr, Closed> {
+        self.with(|connection, _| connection.peer()).ok_or(Closed)
     }
 
     /// The family of the peer's address; [`Family::Dual`] for an IPv4 peer of a dual-stack port.
     ///
     /// # Errors
-    /// [`Closed`].
-    pub fn family(&self) -> Result<Family, Closed> {
-        self.with(|connection, _| match connection.peer {
-            SocketAddr::V4(_) => Family::V4,
-            SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => Family::Dual,
-            SocketAddr::V6(_) => Family::V6Only,
+    /// [`OptionError`]: `Closed`, or `Unsupported` on a UNIX stream.
+    pub fn family(&self) -> Result<Family, OptionError> {
+        self.with(|connection, _| match connection.peer().ip().ok_or(NOT_IP)? {
+            SocketAddr::V4(_) => Ok(Family::V4),
+            SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => Ok(Family::Dual),
+            SocketAddr::V6(_) => Ok(Family::V6Only),
         })
-        .ok_or(Closed)
+        .unwrap_or(Err(OptionError::Closed))
     }
 
     /// The connection's name in logs.
@@ -196,7 +213,7 @@ impl Transport {
     /// # Errors
     /// [`Closed`].
     pub fn set_label(&self, label: &str) -> Result<(), Closed> {
-        self.with(|connection, _| connection.label = Some(label.into())).ok_or(Closed)
+        self.with(|connection, _| connection.set_label(Some(label))).ok_or(Closed)
     }
 
     /// What the connection has done so far.
@@ -204,7 +221,7 @@ impl Transport {
     /// # Errors
     /// [`Closed`].
     pub fn stats(&self) -> Result<StreamStats, Closed> {
-        self.with(|connection, _| connection.stats).ok_or(Closed)
+        self.with(|connection, _| connection.stats()).ok_or(Closed)
     }
 
     // ---- Life ----
@@ -271,10 +288,10 @@ impl Transport {
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.peer_addr() {
+        match self.peer() {
             Ok(peer) => f
                 .debug_struct("Transport")
-                .field("peer_addr", &peer)
+                .field("peer", &format_args!("{peer}"))
                 .field("state", &self.state())
                 .finish(),
             Err(_) => f.write_str("Transport(closed)"),

@@ -14,16 +14,31 @@ pub(crate) const PIECES: usize = 64;
 /// Emptied chunks kept by a reactor.
 const SPARES: usize = 16;
 
-/// Bytes in order, in chunks: those the queue made itself, and those it was given.
+/// Memory that empty queues leave to others.
+#[derive(Default)]
+pub(crate) struct Spares {
+    pub(crate) chunks: Vec<Vec<u8>>,
+    #[expect(clippy::vec_box, reason = "a queue takes the box as it is")]
+    pub(crate) contents: Vec<Box<Content>>,
+}
+
+/// Bytes in order, in chunks: those the queue made itself, and those it was given. Empty, it has no
+/// memory.
 #[derive(Default)]
 pub(crate) struct WriteQueue {
+    content: Option<Box<Content>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Content {
     chunks: VecDeque<Vec<u8>>,
     /// Bytes of the first chunk that are sent already.
     head: usize,
     bytes: usize,
     /// The last chunk is our own and may grow.
     open: bool,
-    /// Bytes taken by the system since the connection began, and what waits for a number of them.
+    /// Bytes taken by the system since the queue was last empty, and what waits for a number of
+    /// them.
     sent: u64,
     marks: VecDeque<Mark>,
 }
@@ -37,16 +52,118 @@ struct Mark {
 impl WriteQueue {
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.content.as_ref().map_or(0, |content| content.bytes)
     }
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.bytes() == 0
+    }
+
+    fn content(&mut self, spares: &mut Spares) -> &mut Content {
+        self.content.get_or_insert_with(|| spares.contents.pop().unwrap_or_default())
     }
 
     /// Appends a copy.
-    pub(crate) fn push(&mut self, mut data: &[u8], spares: &mut Vec<Vec<u8>>) {
+    pub(crate) fn push(&mut self, data: &[u8], spares: &mut Spares) {
+        if !data.is_empty() {
+            self.content(spares);
+            if let Some(content) = &mut self.content {
+                content.push(data, &mut spares.chunks);
+            }
+        }
+    }
+
+    /// Appends a buffer, which is not copied unless it is small.
+    pub(crate) fn push_owned(&mut self, data: Vec<u8>, spares: &mut Spares) {
+        if data.len() < SMALL {
+            return self.push(&data, spares);
+        }
+        let content = self.content(spares);
+        content.bytes += data.len();
+        content.chunks.push_back(data);
+        content.open = false;
+    }
+
+    /// To be told when all that was appended so far has been taken by the system.
+    pub(crate) fn mark(&mut self, len: usize, completion: Completion, spares: &mut Spares) {
+        self.mark_beyond(0, len, completion, spares);
+    }
+
+    /// As `mark`, when so many bytes more have been taken that do not pass the queue, or not yet.
+    pub(crate) fn mark_beyond(
+        &mut self,
+        more: usize,
+        len: usize,
+        completion: Completion,
+        spares: &mut Spares,
+    ) {
+        let content = self.content(spares);
+        let end = content.sent + (content.bytes + more) as u64;
+        content.marks.push_back(Mark { end, len, completion });
+    }
+
+    /// The first piece; empty if there is none.
+    #[inline]
+    pub(crate) fn front(&self) -> &[u8] {
+        let Some(content) = &self.content else { return &[] };
+        content.chunks.front().map_or(&[], |chunk| &chunk[content.head..])
+    }
+
+    /// The first pieces; how many were put into `pieces`.
+    pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> usize {
+        let Some(content) = &self.content else { return 0 };
+        let mut count = 0;
+        for (place, chunk) in pieces.iter_mut().zip(&content.chunks) {
+            let from = if count == 0 { content.head } else { 0 };
+            *place = IoSlice::new(&chunk[from..]);
+            count += 1;
+        }
+        count
+    }
+
+    /// The system took `count` bytes off the front. Returns those of them that were not in the
+    /// queue, but came after it.
+    pub(crate) fn taken(&mut self, count: usize, spares: &mut Spares) -> usize {
+        match &mut self.content {
+            Some(content) => content.taken(count, &mut spares.chunks),
+            None => count,
+        }
+    }
+
+    /// A completion whose bytes are all with the system, and their number.
+    pub(crate) fn completed(&mut self) -> Option<(Completion, usize)> {
+        let content = self.content.as_mut()?;
+        if content.marks.front()?.end > content.sent {
+            return None;
+        }
+        content.marks.pop_front().map(|mark| (mark.completion, mark.len))
+    }
+
+    /// Leaves the memory to others if nothing is in it.
+    #[inline]
+    pub(crate) fn rest(&mut self, spares: &mut Spares) {
+        if let Some(mut content) =
+            self.content.take_if(|content| content.bytes == 0 && content.marks.is_empty())
+            && spares.contents.len() < SPARES
+        {
+            content.sent = 0;
+            spares.contents.push(content);
+        }
+    }
+
+    /// Forgets what waits; the completions of it are the caller's to tell.
+    pub(crate) fn clear(&mut self, spares: &mut Spares) -> Vec<Completion> {
+        let Some(mut content) = self.content.take() else { return Vec::new() };
+        while let Some(chunk) = content.chunks.pop_front() {
+            recycle(chunk, &mut spares.chunks);
+        }
+        content.marks.drain(..).map(|mark| mark.completion).collect()
+    }
+}
+
+impl Content {
+    fn push(&mut self, mut data: &[u8], spares: &mut Vec<Vec<u8>>) {
         self.bytes += data.len();
         while !data.is_empty() {
             let room = match self.chunks.back() {
@@ -66,36 +183,7 @@ impl WriteQueue {
         }
     }
 
-    /// Appends a buffer, which is not copied unless it is small.
-    pub(crate) fn push_owned(&mut self, data: Vec<u8>, spares: &mut Vec<Vec<u8>>) {
-        if data.len() < SMALL {
-            return self.push(&data, spares);
-        }
-        self.bytes += data.len();
-        self.chunks.push_back(data);
-        self.open = false;
-    }
-
-    /// To be told when all that was appended so far has been taken by the system.
-    pub(crate) fn mark(&mut self, len: usize, completion: Completion) {
-        let end = self.sent + self.bytes as u64;
-        self.marks.push_back(Mark { end, len, completion });
-    }
-
-    /// The first pieces; how many were put into `pieces`.
-    pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> usize {
-        let mut count = 0;
-        for (place, chunk) in pieces.iter_mut().zip(&self.chunks) {
-            let from = if count == 0 { self.head } else { 0 };
-            *place = IoSlice::new(&chunk[from..]);
-            count += 1;
-        }
-        count
-    }
-
-    /// The system took `count` bytes off the front. Returns those of them that were not in the
-    /// queue, but came after it.
-    pub(crate) fn taken(&mut self, count: usize, spares: &mut Vec<Vec<u8>>) -> usize {
+    fn taken(&mut self, count: usize, spares: &mut Vec<Vec<u8>>) -> usize {
         let mut left = count.min(self.bytes);
         let beyond = count - left;
         self.bytes -= left;
@@ -117,23 +205,6 @@ impl WriteQueue {
             self.open = false;
         }
         beyond
-    }
-
-    /// A completion whose bytes are all with the system, and their number.
-    pub(crate) fn completed(&mut self) -> Option<(Completion, usize)> {
-        if self.marks.front()?.end > self.sent {
-            return None;
-        }
-        self.marks.pop_front().map(|mark| (mark.completion, mark.len))
-    }
-
-    /// Forgets what waits; the completions of it are the caller's to tell.
-    pub(crate) fn clear(&mut self, spares: &mut Vec<Vec<u8>>) -> Vec<Completion> {
-        while let Some(chunk) = self.chunks.pop_front() {
-            recycle(chunk, spares);
-        }
-        (self.head, self.bytes, self.open) = (0, 0, false);
-        self.marks.drain(..).map(|mark| mark.completion).collect()
     }
 }
 
@@ -158,11 +229,11 @@ mod tests {
 
     #[test]
     fn completions_wait_for_their_own_last_byte() {
-        let (mut queue, mut spares) = (WriteQueue::default(), Vec::new());
+        let (mut queue, mut spares) = (WriteQueue::default(), Spares::default());
         queue.push(b"abc", &mut spares);
-        queue.mark(3, Box::new(|_| Ok(())));
+        queue.mark(3, Box::new(|_| Ok(())), &mut spares);
         queue.push(b"de", &mut spares);
-        queue.mark(2, Box::new(|_| Ok(())));
+        queue.mark(2, Box::new(|_| Ok(())), &mut spares);
         queue.taken(2, &mut spares);
         assert!(queue.completed().is_none());
         queue.taken(2, &mut spares);
@@ -178,7 +249,7 @@ mod tests {
         fn bytes_leave_in_the_order_they_came(
             steps in prop::collection::vec((0..3_u8, 0..10_000_usize), 0..60),
         ) {
-            let (mut queue, mut spares) = (WriteQueue::default(), Vec::new());
+            let (mut queue, mut spares) = (WriteQueue::default(), Spares::default());
             let mut model: VecDeque<u8> = VecDeque::new();
             let mut next = 0_u8;
             for (what, count) in steps {

@@ -1,9 +1,10 @@
 //! The way out: from a write call to the connection's queue, or straight to the socket.
 
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 
 use super::Transport;
-use super::connection::Connection;
+use super::connection::{Connection, is_shortage};
 use super::options::check_watermarks;
 use crate::agenda::Agenda;
 use crate::callback::CallbackResult;
@@ -80,11 +81,16 @@ impl Transport {
     /// Offers everything written so far to the system now, instead of when the callback returns.
     ///
     /// # Errors
-    /// [`WriteError::WouldBlock`] if some still waits for room; [`WriteError::Closed`].
+    /// [`WriteError::WouldBlock`] if some still waits for room; [`WriteError::Closed`], also if the
+    /// connection turns out to be broken.
     pub fn flush(&self) -> Result<(), WriteError> {
         self.with(|connection, agenda| {
             connection.settle(agenda);
-            if connection.queue.is_empty() { Ok(()) } else { Err(WriteError::WouldBlock) }
+            match connection.queue.is_empty() {
+                _ if connection.is_broken() => Err(WriteError::Closed),
+                true => Ok(()),
+                false => Err(WriteError::WouldBlock),
+            }
         })
         .unwrap_or(Err(WriteError::Closed))
     }
@@ -114,8 +120,8 @@ impl Transport {
     pub fn set_write_watermarks(&self, low: usize, high: usize) -> Result<(), OptionError> {
         check_watermarks(low, high)?;
         self.with(|connection, agenda| {
-            connection.tuning.low_watermark = low;
-            connection.tuning.high_watermark = high;
+            let tuning = Rc::make_mut(&mut connection.tuning);
+            (tuning.low_watermark, tuning.high_watermark) = (low, high);
             connection.check_watermarks(agenda);
         })
         .ok_or(OptionError::Closed)
@@ -134,7 +140,7 @@ impl Transport {
 impl Connection {
     /// Bytes written and not yet taken by the system.
     fn waiting(&self) -> usize {
-        self.queue.bytes() + self.stack.as_ref().map_or(0, |stack| stack.pending)
+        self.queue.bytes() + self.stack().map_or(0, |stack| stack.pending)
     }
 
     fn enqueue(
@@ -163,7 +169,7 @@ impl Connection {
                 return Err(WriteError::Closed);
             }
         }
-        if self.stack.is_some() {
+        if self.stack().is_some() {
             let data = match data {
                 Data::Borrowed(pieces) => {
                     pieces.iter().flat_map(|piece| piece.iter()).copied().collect()
@@ -182,20 +188,22 @@ impl Connection {
                 }
             }
             Data::Borrowed(pieces) => {
-                let (skip, offset) = self.send(pieces, agenda);
-                if !self.is_writable() {
-                    // Broken by this very write: the loss will be told, and a completion here.
-                    return Err(WriteError::Closed);
+                if let Some(completion) = completion.take() {
+                    self.queue.mark_beyond(len, len, completion, &mut agenda.streams.spares);
                 }
+                let (skip, offset) = self.send(pieces, agenda);
+                // Broken by this very write, it has told the completion, and will tell the loss:
+                // a part of it may have left.
+                let rest = if self.is_writable() { &pieces[skip..] } else { &[] };
                 let mut from = offset;
-                for piece in &pieces[skip..] {
+                for piece in rest {
                     self.queue
                         .push(&piece[std::mem::take(&mut from)..], &mut agenda.streams.spares);
                 }
             }
         }
         if let Some(completion) = completion.take() {
-            self.queue.mark(len, completion);
+            self.queue.mark(len, completion, &mut agenda.streams.spares);
             self.tell_written(agenda);
         }
         if !self.blocked && self.queue.bytes() >= GATHERED {
@@ -212,7 +220,7 @@ impl Connection {
             return Err(WriteError::Closed);
         }
         self.settle(agenda);
-        if !self.queue.is_empty() || self.stack.is_some() {
+        if !self.queue.is_empty() || self.stack().is_some() {
             return Err(WriteError::WouldBlock);
         }
         if data.is_empty() {
@@ -220,12 +228,12 @@ impl Connection {
         }
         match self.socket.write(data) {
             Ok(len) => {
-                self.stats.bytes_out += len as u64;
-                self.stats.writes += 1;
+                self.count_write(len);
                 Ok(len)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.stats.would_block += 1;
+            // Want of memory passes, and breaks nothing.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_shortage(&error) => {
+                self.rare_stats().would_block += 1;
                 Err(WriteError::WouldBlock)
             }
             Err(error) => {

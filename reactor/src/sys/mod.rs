@@ -5,6 +5,7 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`receive_one`], [`send_one`] | one datagram, non-blocking whatever the descriptor's flags say |
+//! | [`receive`] | what a stream has, non-blocking likewise |
 //! | [`accept`] | a connection that waits, already non-blocking |
 //! | [`option`], [`set_option`] | a socket option with an `int` for a value |
 //! | [`disconnect`] | `connect` to `AF_UNSPEC` |
@@ -12,6 +13,8 @@
 //! | [`host_addresses`] | `getaddrinfo`; the one that blocks (`names.rs`) |
 //! | [`interface_entries`] | getifaddrs(3) |
 //! | [`inherited_fds`] | descriptors handed over at exec, claimed once per process |
+//! | [`peer_credentials`] | who is at the other end of a UNIX stream (`unix.rs`) |
+//! | [`try_lock`] | `flock`, which never waits |
 //! | `signals` | a handler that counts and wakes, while somebody watches (feature `signals`) |
 //! | [`RecvHeaders`] | what a batched receive keeps between calls; empty where there is none |
 //!
@@ -39,6 +42,7 @@ mod names;
 mod portable;
 #[cfg(feature = "signals")]
 pub(crate) mod signals;
+mod unix;
 
 pub(crate) use interfaces::{InterfaceEntry, interface_entries};
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -50,8 +54,10 @@ pub(crate) use names::host_addresses;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use portable::RecvHeaders;
 pub(crate) use portable::{
-    accept, disconnect, inherited_fds, interface_index, option, receive_one, send_one, set_option,
+    accept, disconnect, inherited_fds, interface_index, option, receive, receive_one, send_one,
+    set_option,
 };
+pub(crate) use unix::{peer_credentials, try_lock};
 
 use std::io;
 

@@ -22,8 +22,8 @@ pub(crate) struct Single {
     pub(crate) len: usize,
     /// The rest of it did not fit and is gone.
     pub(crate) truncated: bool,
-    /// `None` when the kernel named no IP address.
-    pub(crate) source: Option<SocketAddr>,
+    /// Of any family, or none.
+    pub(crate) source: SockAddr,
 }
 
 /// Receives one datagram; `WouldBlock` when there is none.
@@ -48,7 +48,16 @@ pub(crate) fn receive_one(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<S
     Ok(Single {
         len: len.min(buffer.len()),
         truncated: header.msg_flags & libc::MSG_TRUNC != 0,
-        source: source.as_socket(),
+        source,
+    })
+}
+
+/// Receives what a stream has; `WouldBlock` when there is nothing, 0 at its end.
+pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most the length of `buffer`, which is exclusively ours until
+    // the call returns.
+    counted(|| unsafe {
+        libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
     })
 }
 
@@ -75,7 +84,7 @@ pub(crate) fn send_one(
 
 /// Takes a connection that waits, non-blocking and close-on-exec.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
     let mut storage = SockAddrStorage::zeroed();
     let size = storage.size_of();
     let mut len = size;
@@ -91,12 +100,12 @@ pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAd
     let accepted = unsafe { OwnedFd::from_raw_fd(accepted as RawFd) };
     // SAFETY: the storage began zeroed and the kernel wrote `len` bytes of an address.
     let peer = unsafe { SockAddr::new(storage, len.min(size)) };
-    Ok((accepted, peer.as_socket()))
+    Ok((accepted, peer))
 }
 
 /// Takes a connection that waits, non-blocking and close-on-exec.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
     let listener = SockRef::from(&fd);
     loop {
         match listener.accept() {
@@ -104,7 +113,7 @@ pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAd
             Err(error) => return Err(error),
             Ok((accepted, peer)) => {
                 accepted.set_nonblocking(true)?;
-                return Ok((accepted.into(), peer.as_socket()));
+                return Ok((accepted.into(), peer));
             }
         }
     }
@@ -132,7 +141,7 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
     Ok(())
 }
 
-/// Dissolves the association of a datagram socket with its peer.
+/// Dissolves the association of a datagram socket with its peer, or a connection with a reset.
 pub(crate) fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: `sockaddr` is plain data for which all zeroes is valid.
     let mut nobody: libc::sockaddr = unsafe { zeroed() };

@@ -22,11 +22,13 @@ const MAX_SEGMENTS: usize = 64;
 /// Most bytes of one message: what fits over IPv4, which a dual-stack socket may be using.
 const RUN_BYTES: usize = 65_507;
 
-/// So many full batches in a row, each from a single source, ...
-const STREAK: u32 = 8;
-/// ... each of at least so many messages, show traffic that UDP_GRO would merge. With it on and
-/// nothing to merge, receiving costs 3 to 5 % more.
-const STREAK_SLOTS: usize = 8;
+/// So many more full batches with bursts than without ...
+const BURSTY_BATCHES: u32 = 8;
+/// ... of at least so many messages each ...
+const BURSTY_SLOTS: usize = 8;
+/// ... and at least so many in a row alike, on average, show traffic that UDP_GRO would merge. With
+/// it on and nothing to merge, receiving costs 3 to 5 % more.
+const BURST: usize = 3;
 
 /// What the sockets of a driver have in common.
 pub(super) struct Batching {
@@ -82,7 +84,7 @@ pub(super) fn merges(fd: BorrowedFd<'_>) -> bool {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Coalescing {
-    /// Off; the number of full batches from a single source seen in a row.
+    /// Off; by how many full batches those with bursts are ahead.
     Idle(u32),
     On,
     Never,
@@ -143,8 +145,8 @@ impl Transfer for Batched {
             }
             messages.push(message);
         }
-        if let Coalescing::Idle(streak) = self.coalescing.get() {
-            self.watch_for_bursts(at, streak, got == slots, messages);
+        if let Coalescing::Idle(ahead) = self.coalescing.get() {
+            self.watch_for_bursts(at, ahead, got == slots, messages);
         }
         Ok(got < slots)
     }
@@ -275,12 +277,14 @@ fn note(message: &mut Message, granted: Metadata, received: Received) {
 }
 
 impl Batched {
-    fn watch_for_bursts(&self, at: &Endpoint, streak: u32, full: bool, messages: &[Message]) {
-        let of_one_source = || messages.windows(2).all(|pair| pair[0].source == pair[1].source);
-        let next = if !full || messages.len() < STREAK_SLOTS || !of_one_source() {
-            Coalescing::Idle(0)
-        } else if streak + 1 < STREAK {
-            Coalescing::Idle(streak + 1)
+    fn watch_for_bursts(&self, at: &Endpoint, ahead: u32, full: bool, messages: &[Message]) {
+        let breaks =
+            |pair: &&[Message]| pair[0].source != pair[1].source || pair[0].len != pair[1].len;
+        let bursts = || 1 + messages.windows(2).filter(breaks).count();
+        let next = if !full || messages.len() < BURSTY_SLOTS || bursts() * BURST > messages.len() {
+            Coalescing::Idle(ahead.saturating_sub(1))
+        } else if ahead + 1 < BURSTY_BATCHES {
+            Coalescing::Idle(ahead + 1)
         } else {
             return self.coalesce(at);
         };

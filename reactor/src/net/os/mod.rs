@@ -10,6 +10,8 @@
 //! | `batched.rs` | many datagrams by one system call, and all that Linux adds |
 //! | `portable.rs` | one datagram by one system call, on every unix |
 //! | `stream.rs` | listening and stream sockets |
+//! | `unix.rs` | UNIX sockets: their addresses, and datagrams |
+//! | `unix_path.rs` | taking a path, with its mode bits, and giving it back |
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod batched;
@@ -21,6 +23,8 @@ mod socket;
 mod stream;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
+mod unix;
+mod unix_path;
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,8 +40,9 @@ use self::poller::Poller;
 use self::portable::Portable;
 use self::socket::{Endpoint, OsSocket, Transfer};
 use super::{
-    DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError, Ownership,
-    SocketOption, StreamSocket, StreamSpec, Wake,
+    BusyPolls, DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError,
+    Ownership, SocketOption, StreamSocket, StreamSpec, UnixDatagramSocket, UnixDatagramSpec,
+    UnixListenSpec, UnixSpec, Wake,
 };
 use crate::datagram::Family;
 use crate::error::AdoptError;
@@ -54,11 +59,12 @@ pub(crate) struct OsDriver {
 
 impl OsDriver {
     /// `portable`: sends and receives one datagram at a time even where batches are offered.
-    pub(crate) fn new(portable: bool) -> io::Result<Self> {
+    /// `busy`: how long a poll spins before it sleeps.
+    pub(crate) fn new(portable: bool, busy: Duration) -> io::Result<Self> {
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let _ = portable;
         Ok(Self {
-            poller: Poller::new()?,
+            poller: Poller::new(busy)?,
             #[cfg(any(target_os = "linux", target_os = "android"))]
             batching: (!portable).then(batched::Batching::probe),
         })
@@ -77,6 +83,10 @@ impl Driver for OsDriver {
 
     fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         self.poller.poll(timeout, events)
+    }
+
+    fn busy_polls(&self) -> BusyPolls {
+        self.poller.busy_polls()
     }
 
     fn wake(&self) -> Wake {
@@ -167,19 +177,57 @@ impl Driver for OsDriver {
     fn adopt_listener(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn ListenSocket>, AdoptError> {
         let registration = self.poller.registration(token);
-        Ok(Rc::new(stream::OsListener::adopt(fd, registration)?))
+        Ok(Rc::new(stream::OsListener::adopt(fd, ownership, registration)?))
     }
 
     fn adopt_stream(
         &mut self,
         fd: OwnedFd,
+        ownership: Ownership,
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, AdoptError> {
         let registration = self.poller.registration(token);
-        Ok(Rc::new(stream::OsStream::adopt(fd, registration)?))
+        Ok(Rc::new(stream::OsStream::adopt(fd, ownership, registration)?))
+    }
+
+    fn listen_unix(
+        &mut self,
+        spec: &UnixListenSpec,
+        token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, OpenError> {
+        let registration = self.poller.registration(token);
+        Ok(Rc::new(stream::OsListener::open_unix(spec, registration)?))
+    }
+
+    fn connect_unix(
+        &mut self,
+        spec: &UnixSpec,
+        token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError> {
+        let registration = self.poller.registration(token);
+        Ok(Rc::new(stream::OsStream::connect_unix(spec, registration)?))
+    }
+
+    fn open_unix_datagram(
+        &mut self,
+        spec: &UnixDatagramSpec,
+        token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, OpenError> {
+        let registration = self.poller.registration(token);
+        Ok(Rc::new(unix::OsUnixDatagram::open(spec, registration)?))
+    }
+
+    fn adopt_unix_datagram(
+        &mut self,
+        fd: OwnedFd,
+        token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, AdoptError> {
+        let registration = self.poller.registration(token);
+        Ok(Rc::new(unix::OsUnixDatagram::adopt(fd, registration)?))
     }
 
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
@@ -224,6 +272,15 @@ fn configure<T: Transfer>(
     }
     socket.register().map_err(OpenError::Socket)?;
     Ok(Rc::new(socket))
+}
+
+/// What to say of a descriptor that is none of a socket.
+fn not_a_socket(fd: OwnedFd, error: io::Error) -> AdoptError {
+    if error.raw_os_error() == Some(libc::EBADF) {
+        // Not open, so not ours: closing the number could hit another's file.
+        let _ = fd.into_raw_fd();
+    }
+    AdoptError::BadDescriptor(error)
 }
 
 /// A descriptor found to be a socket that carries datagrams over IP.

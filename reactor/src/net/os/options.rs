@@ -58,6 +58,7 @@ pub(super) fn names(option: SocketOption, family: Family) -> Option<Names> {
         SocketOption::PathMtuMode
         | SocketOption::ErrorQueue
         | SocketOption::PathMtu
+        | SocketOption::BusyPoll
         | SocketOption::MulticastAll => linux_only(option)?,
     };
     Some(Names::of(family, v4, v6))
@@ -76,6 +77,7 @@ fn linux_only(option: SocketOption) -> Option<(Name, Name)> {
         }
         SocketOption::ErrorQueue => Some(((V4, libc::IP_RECVERR), (V6, libc::IPV6_RECVERR))),
         SocketOption::PathMtu => Some(((V4, libc::IP_MTU), (V6, libc::IPV6_MTU))),
+        SocketOption::BusyPoll => Some(common((libc::SOL_SOCKET, libc::SO_BUSY_POLL))),
         SocketOption::MulticastAll => {
             Some(((V4, libc::IP_MULTICAST_ALL), (V6, libc::IPV6_MULTICAST_ALL)))
         }
@@ -109,12 +111,27 @@ pub(super) fn name(option: SocketOption) -> &'static str {
         SocketOption::SendBuffer => "send_buffer_size",
         SocketOption::PathMtuMode | SocketOption::PathMtu => "path_mtu",
         SocketOption::ErrorQueue => "error_queue",
+        SocketOption::BusyPoll => "busy_poll",
         SocketOption::MulticastTtl => "multicast_ttl",
         SocketOption::MulticastLoopback => "multicast_loopback",
         SocketOption::MulticastAll => "multicast_all",
         SocketOption::ReuseAddress => "reuse_address",
         SocketOption::ReusePort => "reuse_port",
         SocketOption::V6Only => "family",
+    }
+}
+
+/// What a refusal means, where the kernel's number alone does not tell.
+pub(super) fn refused(option: SocketOption, error: io::Error) -> io::Error {
+    match (option, error.raw_os_error()) {
+        (SocketOption::BusyPoll, Some(libc::EPERM)) => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "more than before needs the right to administer the network (CAP_NET_ADMIN); the \
+             administrator may raise it for all sockets (net.core.busy_read)",
+        ),
+        // A kernel built without it.
+        (SocketOption::BusyPoll, Some(libc::ENOPROTOOPT)) => io::ErrorKind::Unsupported.into(),
+        _ => error,
     }
 }
 

@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
-use crate::net::{Event, Wake};
+use crate::net::{BusyPolls, Event, Wake};
 
 /// The token of the waker. Sockets have small ones: indices and generations.
 const WAKER: Token = Token(usize::MAX);
@@ -23,14 +23,24 @@ pub(super) struct Poller {
     ready: Events,
     registry: Rc<Registry>,
     waker: Arc<Waker>,
+    /// How long to ask again and again before sleeping.
+    busy: Duration,
+    busy_polls: BusyPolls,
 }
 
 impl Poller {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(busy: Duration) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Rc::new(poll.registry().try_clone()?);
         let waker = Arc::new(Waker::new(&registry, WAKER)?);
-        Ok(Self { poll, ready: Events::with_capacity(EVENTS), registry, waker })
+        Ok(Self {
+            poll,
+            ready: Events::with_capacity(EVENTS),
+            registry,
+            waker,
+            busy,
+            busy_polls: BusyPolls::default(),
+        })
     }
 
     pub(super) fn poll(
@@ -38,7 +48,7 @@ impl Poller {
         timeout: Option<Duration>,
         events: &mut Vec<Event>,
     ) -> io::Result<()> {
-        match self.poll.poll(&mut self.ready, timeout) {
+        match self.wait(timeout) {
             // A signal: the loop looks at what it did and polls again.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other?,
@@ -53,6 +63,38 @@ impl Poller {
             read_closed: event.is_read_closed(),
         }));
         Ok(())
+    }
+
+    /// Whoever is due to work is called at once: a wait begins when the last work is done, so it
+    /// is the place to spin.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if self.busy.is_zero() || timeout == Some(Duration::ZERO) {
+            return self.poll.poll(&mut self.ready, timeout);
+        }
+        self.busy_polls.waits += 1;
+        let spin = timeout.map_or(self.busy, |timeout| timeout.min(self.busy));
+        let begin = Instant::now();
+        loop {
+            self.poll.poll(&mut self.ready, Some(Duration::ZERO))?;
+            // The waker is among them: calls from other threads and signals end the spin, too.
+            if !self.ready.is_empty() {
+                self.busy_polls.hits += 1;
+                return Ok(());
+            }
+            let spun = begin.elapsed();
+            if spun >= spin {
+                let left = timeout.map(|timeout| timeout.saturating_sub(spun));
+                // A timer is due: the loop need not ask once more.
+                return match left {
+                    Some(Duration::ZERO) => Ok(()),
+                    left => self.poll.poll(&mut self.ready, left),
+                };
+            }
+        }
+    }
+
+    pub(super) fn busy_polls(&self) -> BusyPolls {
+        self.busy_polls
     }
 
     pub(super) fn wake(&self) -> Wake {

@@ -43,7 +43,7 @@ impl Transfer for Portable {
                     len: single.len,
                     segment: single.len.max(1),
                     truncated: single.truncated,
-                    source: single.source.unwrap_or_else(|| nobody(at.family)),
+                    source: single.source.as_socket().unwrap_or_else(|| nobody(at.family)),
                     meta: Meta::default(),
                 }),
                 Err(error) if batch.messages.is_empty() => return Err(error),

@@ -128,7 +128,8 @@ impl Endpoint {
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let (level, name) = names.first;
-        sys::set_option(self.fd(), level, name, value)?;
+        sys::set_option(self.fd(), level, name, value)
+            .map_err(|error| options::refused(option, error))?;
         match names.second.map(|(level, name)| sys::set_option(self.fd(), level, name, value)) {
             // Elsewhere the options of IPv4 may not exist on sockets of IPv6.
             Some(Err(error)) if cfg!(any(target_os = "linux", target_os = "android")) => Err(error),

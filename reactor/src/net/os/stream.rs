@@ -1,29 +1,35 @@
 //! Listening and stream sockets of the kernel.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-use super::options;
 use super::poller::Registration;
+use super::unix_path::{self, Claim};
+use super::{options, unix};
 use crate::datagram::Family;
 use crate::error::AdoptError;
-use crate::net::{ListenSocket, ListenSpec, OpenError, StreamOption, StreamSocket, StreamSpec};
-use crate::stream::KeepAlive;
+use crate::net::{
+    ListenSocket, ListenSpec, OpenError, Ownership, StreamOption, StreamSocket, StreamSpec,
+    UnixListenSpec, UnixSpec,
+};
+use crate::stream::{KeepAlive, PeerAddr};
 use crate::sys;
+use crate::unix::{PeerCredentials, UnixAddr};
 
-/// Writing to a stream that the peer has closed is an error and no signal.
+/// Writing to a stream that the peer has closed is an error and no signal; nor does it block, even
+/// on a descriptor whose original does.
 #[cfg(not(target_vendor = "apple"))]
-const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 /// There the socket carries `SO_NOSIGPIPE`.
 #[cfg(target_vendor = "apple")]
-const NO_SIGNAL: i32 = 0;
+const FLAGS: i32 = libc::MSG_DONTWAIT;
 
 /// A descriptor kept for the day when there is no other: giving it up makes room to take the
 /// connections that wait, and to close them. One for the process, for the limit is the process's.
@@ -37,9 +43,11 @@ fn keep_reserve(reserve: &mut Option<File>) {
 }
 
 pub(super) struct OsListener {
+    /// First: the path is looked at while the socket still holds its inode.
+    _claim: Option<Claim>,
     socket: Socket,
     registration: Registration,
-    /// Systems where an accepted socket does not take after its listener.
+    /// For systems and families where an accepted socket does not take after its listener.
     options: Vec<StreamOption>,
 }
 
@@ -78,34 +86,51 @@ impl OsListener {
         keep_reserve(&mut RESERVE.lock().unwrap_or_else(PoisonError::into_inner));
         let inherited = cfg!(any(target_os = "linux", target_os = "android"));
         let options = if inherited { Vec::new() } else { spec.options.clone() };
-        Ok(Self { socket, registration, options })
+        Ok(Self { _claim: None, socket, registration, options })
     }
-}
 
-impl OsListener {
-    pub(super) fn adopt(fd: OwnedFd, registration: Registration) -> Result<Self, AdoptError> {
-        let socket = examine(fd, true)?;
+    pub(super) fn open_unix(
+        spec: &UnixListenSpec,
+        registration: Registration,
+    ) -> Result<Self, OpenError> {
+        let socket = unix::socket(Type::STREAM).map_err(OpenError::Socket)?;
+        for &option in &spec.options {
+            set_option(&socket, option).map_err(|error| OpenError::Option(name(option), error))?;
+        }
+        let bound = unix_path::bind(&socket, &spec.address, spec.mode)?;
+        let backlog = i32::try_from(spec.backlog).unwrap_or(i32::MAX);
+        socket.listen(backlog).map_err(OpenError::Bind)?;
+        registration.register(socket.as_fd()).map_err(OpenError::Socket)?;
+        keep_reserve(&mut RESERVE.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(Self { _claim: bound.claim, socket, registration, options: spec.options.clone() })
+    }
+
+    pub(super) fn adopt(
+        fd: OwnedFd,
+        ownership: Ownership,
+        registration: Registration,
+    ) -> Result<Self, AdoptError> {
+        let (socket, _) = examine(fd, true)?;
+        socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
+        if ownership == Ownership::Owned {
+            socket.set_cloexec(true).map_err(AdoptError::Socket)?;
+        }
         registration.register(socket.as_fd()).map_err(AdoptError::Socket)?;
         keep_reserve(&mut RESERVE.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(Self { socket, registration, options: Vec::new() })
+        Ok(Self { _claim: None, socket, registration, options: Vec::new() })
     }
 }
 
-/// A descriptor found to be a stream socket over IP that listens, or that has a peer.
-fn examine(fd: OwnedFd, listening: bool) -> Result<Socket, AdoptError> {
+/// A descriptor found to be a stream socket that listens, or that has a peer; and whether it is of
+/// UNIX instead of IP.
+fn examine(fd: OwnedFd, listening: bool) -> Result<(Socket, bool), AdoptError> {
     let needed = match listening {
         true => "a listening stream socket",
         false => "a connected stream socket",
     };
     let kind = match SockRef::from(&fd).r#type() {
         Ok(kind) => kind,
-        Err(error) => {
-            if error.raw_os_error() == Some(libc::EBADF) {
-                // Not open, so not ours: closing the number could hit another's file.
-                let _ = fd.into_raw_fd();
-            }
-            return Err(AdoptError::BadDescriptor(error));
-        }
+        Err(error) => return Err(super::not_a_socket(fd, error)),
     };
     let socket = Socket::from(fd);
     if kind != Type::STREAM {
@@ -113,7 +138,7 @@ fn examine(fd: OwnedFd, listening: bool) -> Result<Socket, AdoptError> {
         return Err(AdoptError::NotStream { found, needed });
     }
     let domain = socket.local_addr().map_err(AdoptError::Socket)?.domain();
-    if domain != Domain::IPV4 && domain != Domain::IPV6 {
+    if ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&domain) {
         return Err(AdoptError::Family { found: domain.into() });
     }
     let accepts = sys::option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
@@ -127,9 +152,7 @@ fn examine(fd: OwnedFd, listening: bool) -> Result<Socket, AdoptError> {
     if let Some(found) = found {
         return Err(AdoptError::NotStream { found, needed });
     }
-    socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
-    socket.set_cloexec(true).map_err(AdoptError::Socket)?;
-    Ok(socket)
+    Ok((socket, domain == Domain::UNIX))
 }
 
 impl ListenSocket for OsListener {
@@ -138,14 +161,24 @@ impl ListenSocket for OsListener {
     }
 
     fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
+        let (stream, peer) = self.accept_peer(token)?;
+        Ok((stream, ip(peer.ip())?))
+    }
+
+    fn accept_peer(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, PeerAddr)> {
         let (fd, peer) = sys::accept(self.socket.as_fd())?;
-        let peer = ip(peer)?;
-        let stream = OsStream::new(fd.into(), self.registration.sibling(token))?;
+        let peer = peer_addr(&peer)?;
+        let unix = peer.unix().is_some();
+        let stream = OsStream::new(fd.into(), self.registration.sibling(token), unix)?;
         for &option in &self.options {
             set_option(&stream.socket, option)?;
         }
         stream.registration.register_stream(stream.socket.as_fd())?;
         Ok((Rc::new(stream), peer))
+    }
+
+    fn unix_addr(&self) -> io::Result<UnixAddr> {
+        unix::own(&self.socket.local_addr()?)
     }
 
     fn shed(&self, most: usize) -> usize {
@@ -174,17 +207,32 @@ impl Drop for OsListener {
 pub(super) struct OsStream {
     socket: Socket,
     registration: Registration,
+    unix: bool,
 }
 
 impl OsStream {
-    fn new(socket: Socket, registration: Registration) -> io::Result<Self> {
+    fn new(socket: Socket, registration: Registration, unix: bool) -> io::Result<Self> {
         #[cfg(target_vendor = "apple")]
         socket.set_nosigpipe(true)?;
-        Ok(Self { socket, registration })
+        Ok(Self { socket, registration, unix })
     }
 
-    pub(super) fn adopt(fd: OwnedFd, registration: Registration) -> Result<Self, AdoptError> {
-        let stream = Self::new(examine(fd, false)?, registration).map_err(AdoptError::Socket)?;
+    /// Some of what only TCP has would be accepted and do nothing.
+    fn needs_tcp(&self) -> io::Result<()> {
+        if self.unix { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
+
+    pub(super) fn adopt(
+        fd: OwnedFd,
+        ownership: Ownership,
+        registration: Registration,
+    ) -> Result<Self, AdoptError> {
+        let (socket, unix) = examine(fd, false)?;
+        if ownership == Ownership::Owned {
+            socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
+            socket.set_cloexec(true).map_err(AdoptError::Socket)?;
+        }
+        let stream = Self::new(socket, registration, unix).map_err(AdoptError::Socket)?;
         stream.registration.register_stream(stream.socket.as_fd()).map_err(AdoptError::Socket)?;
         Ok(stream)
     }
@@ -203,7 +251,7 @@ impl OsStream {
         if let Some(address) = spec.bind {
             socket.bind(&address.into()).map_err(OpenError::Bind)?;
         }
-        let stream = Self::new(socket, registration).map_err(OpenError::Socket)?;
+        let stream = Self::new(socket, registration, false).map_err(OpenError::Socket)?;
         // Registered after the attempt began: before, a socket raises an event of its own
         // (`EPOLLHUP`). If the attempt has ended by then, registering raises the edge.
         match stream.socket.connect(&spec.peer.into()) {
@@ -220,6 +268,23 @@ impl OsStream {
                 Ok(stream)
             }
         }
+    }
+
+    pub(super) fn connect_unix(
+        spec: &UnixSpec,
+        registration: Registration,
+    ) -> Result<Self, OpenError> {
+        let socket = unix::socket(Type::STREAM).map_err(OpenError::Socket)?;
+        for &option in &spec.options {
+            set_option(&socket, option).map_err(|error| OpenError::Option(name(option), error))?;
+        }
+        let peer = unix::name(&spec.peer).map_err(OpenError::Socket)?;
+        // It succeeds or fails at once, or there is no room (connect(2), EAGAIN).
+        retried(|| socket.connect(&peer)).map_err(OpenError::Socket)?;
+        let stream = Self::new(socket, registration, true).map_err(OpenError::Socket)?;
+        let fd = stream.socket.as_fd();
+        stream.registration.register_stream(fd).map_err(OpenError::Socket)?;
+        Ok(stream)
     }
 }
 
@@ -249,15 +314,15 @@ impl StreamSocket for OsStream {
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        retried(|| (&self.socket).read(buffer))
+        sys::receive(self.socket.as_fd(), buffer)
     }
 
     fn write(&self, data: &[u8]) -> io::Result<usize> {
-        retried(|| self.socket.send_with_flags(data, NO_SIGNAL))
+        retried(|| self.socket.send_with_flags(data, FLAGS))
     }
 
     fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        retried(|| self.socket.send_vectored_with_flags(pieces, NO_SIGNAL))
+        retried(|| self.socket.send_vectored_with_flags(pieces, FLAGS))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -269,18 +334,45 @@ impl StreamSocket for OsStream {
     }
 
     fn reset_on_close(&self) -> io::Result<()> {
+        // Others may have a descriptor of it (who gave us a duplicate, a child), so that closing
+        // ours would end nothing. Linux resets a connection that is dissolved, whoever holds it.
+        if cfg!(any(target_os = "linux", target_os = "android"))
+            && sys::disconnect(self.socket.as_fd()).is_ok()
+        {
+            return Ok(());
+        }
         self.socket.set_linger(Some(Duration::ZERO))
     }
 
+    fn unix_local_addr(&self) -> io::Result<UnixAddr> {
+        unix::own(&self.socket.local_addr()?)
+    }
+
+    fn unix_peer_addr(&self) -> io::Result<UnixAddr> {
+        unix::own(&self.socket.peer_addr()?)
+    }
+
+    fn peer_credentials(&self) -> io::Result<PeerCredentials> {
+        if !self.unix {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        sys::peer_credentials(self.socket.as_fd())
+    }
+
     fn set_option(&self, option: StreamOption) -> io::Result<()> {
+        if matches!(option, StreamOption::NoDelay(_) | StreamOption::KeepAlive(_)) {
+            self.needs_tcp()?;
+        }
         set_option(&self.socket, option)
     }
 
     fn nodelay(&self) -> io::Result<bool> {
+        self.needs_tcp()?;
         self.socket.tcp_nodelay()
     }
 
     fn keepalive(&self) -> io::Result<Option<KeepAlive>> {
+        self.needs_tcp()?;
         if !self.socket.keepalive()? {
             return Ok(None);
         }
@@ -340,4 +432,12 @@ fn name(option: StreamOption) -> &'static str {
 
 fn ip(address: Option<SocketAddr>) -> io::Result<SocketAddr> {
     address.ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// The address of a peer of either family. On some systems a peer that is gone has none.
+fn peer_addr(address: &SockAddr) -> io::Result<PeerAddr> {
+    match address.as_socket() {
+        Some(address) => Ok(address.into()),
+        None => unix::own(address).map(Into::into),
+    }
 }

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::faulty;
 use super::host::HostId;
 use super::network::SharedNet;
 use super::turn::Mail;
-use super::{tcp, udp};
 use crate::error::AdoptError;
 use crate::interfaces::NetworkInterface;
 use crate::net::{
@@ -56,7 +56,7 @@ impl Driver for SimDriver {
         spec: &DatagramSpec,
         token: usize,
     ) -> Result<Rc<dyn DatagramSocket>, OpenError> {
-        Ok(Rc::new(udp::UdpSocket::open(&self.net, self.host, spec, token)?))
+        faulty::open_datagram(&self.net, self.host, spec, token)
     }
 
     fn adopt_datagram(
@@ -73,7 +73,7 @@ impl Driver for SimDriver {
         spec: &ListenSpec,
         token: usize,
     ) -> Result<Rc<dyn ListenSocket>, OpenError> {
-        tcp::listen(&self.net, self.host, spec, token)
+        faulty::listen_stream(&self.net, self.host, spec, token)
     }
 
     fn open_stream(
@@ -81,12 +81,13 @@ impl Driver for SimDriver {
         spec: &StreamSpec,
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, OpenError> {
-        tcp::open(&self.net, self.host, spec, token)
+        faulty::open_stream(&self.net, self.host, spec, token)
     }
 
     fn adopt_listener(
         &mut self,
         _fd: OwnedFd,
+        _ownership: Ownership,
         _token: usize,
     ) -> Result<Rc<dyn ListenSocket>, AdoptError> {
         Err(AdoptError::Socket(no_descriptors()))
@@ -95,6 +96,7 @@ impl Driver for SimDriver {
     fn adopt_stream(
         &mut self,
         _fd: OwnedFd,
+        _ownership: Ownership,
         _token: usize,
     ) -> Result<Rc<dyn StreamSocket>, AdoptError> {
         Err(AdoptError::Socket(no_descriptors()))

@@ -29,6 +29,8 @@ mod control;
 mod driver;
 mod dump;
 mod error;
+mod faults;
+mod faulty;
 mod host;
 mod links;
 mod names;
@@ -44,6 +46,7 @@ mod world;
 
 pub use addresses::HostAddresses;
 pub use error::HostError;
+pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
 pub use world::World;
 
 pub(crate) use turn::Hook;

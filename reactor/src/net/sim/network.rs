@@ -3,14 +3,15 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use slab::Slab;
 
+use super::faulty::Waiting;
 use super::host::{HostId, HostState, LOOPBACK, Signal};
-use super::links::{Fate, Links};
+use super::links::{Fate, Links, Reason};
 use super::packet::{Body, Packet, TCP};
 use super::queue::EventQueue;
 use super::table::AddressTable;
@@ -30,6 +31,10 @@ pub(crate) enum Happening {
     Turn(HostId),
     /// A timer of the TCP of a host; under `what` lies what was given when it was set.
     Tcp { host: HostId, what: u32 },
+    /// Sockets that a rule has refused are to try again.
+    Refused,
+    /// A socket has room to send; under `waiter` lies which.
+    Room { host: HostId, waiter: u32 },
 }
 
 /// A packet between two hosts.
@@ -47,6 +52,8 @@ pub(crate) struct Net {
     pub(crate) queue: EventQueue<Happening>,
     pub(crate) flights: Slab<Flight>,
     timers: Slab<u64>,
+    /// Sockets that wait for room in their send buffers.
+    rooms: Slab<Weak<Signal>>,
     pub(crate) hosts: Vec<HostState>,
     pub(super) addresses: AddressTable,
     pub(super) groups: udp::Groups,
@@ -55,12 +62,13 @@ pub(crate) struct Net {
     pub(crate) links: Links,
     pub(crate) rng: Rng,
     pub(crate) trace: Trace,
+    pub(super) waiting: Waiting,
     /// Hosts that are to take a turn now, in the order of becoming ready.
     pub(crate) ready: VecDeque<HostId>,
 }
 
 /// The date on which every world begins: the first of January 2000, in seconds of Unix time.
-const EPOCH_SECONDS: u64 = 946_684_800;
+pub(super) const EPOCH_SECONDS: u64 = 946_684_800;
 /// The MTU of interfaces; links may be narrower.
 pub(crate) const MTU: u32 = 1_500;
 pub(crate) const LOOPBACK_MTU: u32 = 65_536;
@@ -79,6 +87,7 @@ impl Net {
             queue: EventQueue::new(),
             flights: Slab::new(),
             timers: Slab::new(),
+            rooms: Slab::new(),
             hosts: Vec::new(),
             addresses: AddressTable::default(),
             groups: udp::Groups::default(),
@@ -86,6 +95,7 @@ impl Net {
             links: Links::default(),
             rng: Rng::with_seed(seed),
             trace: Trace::default(),
+            waiting: Waiting::default(),
             ready: VecDeque::new(),
         }
     }
@@ -143,6 +153,12 @@ impl Net {
         self.queue.push(at.max(self.now), Happening::Tcp { host, what });
     }
 
+    /// Tells the socket at `at` that there is room to send.
+    pub(crate) fn tell_room(&mut self, host: HostId, at: u64, signal: &Rc<Signal>) {
+        let waiter = self.rooms.insert(Rc::downgrade(signal)) as u32;
+        self.queue.push(at.max(self.now), Happening::Room { host, waiter });
+    }
+
     /// Sends a packet to the host that has its destination. Tells the MTU if it is too big for the
     /// link: nothing was sent then.
     pub(crate) fn transmit(&mut self, from: HostId, to: HostId, packet: Packet) -> Option<u32> {
@@ -160,22 +176,40 @@ impl Net {
         interface: u32,
         packet: Packet,
     ) -> Option<u32> {
-        self.trace.record(self.now, from, to, &packet, TraceEvent::Sent);
-        if from == to {
+        match self.offer(from, to, interface, packet) {
+            Ok(()) => None,
+            Err((mtu, packet)) => {
+                self.record(from, to, &packet, TraceEvent::Dropped(Reason::TooBig));
+                Some(mtu)
+            }
+        }
+    }
+
+    /// As [`transmit_by`](Self::transmit_by); gives back what is too big, which is not yet lost.
+    pub(crate) fn offer(
+        &mut self,
+        from: HostId,
+        to: HostId,
+        interface: u32,
+        packet: Packet,
+    ) -> Result<(), (u32, Packet)> {
+        if from == to && self.links.spares_loopback(from) {
+            self.record(from, to, &packet, TraceEvent::Sent);
             match packet.body {
                 Body::Tcp(_) => self.launch(from, to, interface, packet, self.now),
                 Body::Udp(_) | Body::Icmp(_) => {
                     self.deliver(Flight { from, interface, packet }, to);
                 }
             }
-            return None;
+            return Ok(());
         }
         match self.links.transmit(&mut self.rng, self.now, from, to, &packet) {
             Fate::Dropped(reason) => {
-                self.trace.record(self.now, from, to, &packet, TraceEvent::Dropped(reason));
+                self.record(from, to, &packet, TraceEvent::Dropped(reason));
             }
-            Fate::TooBig { mtu } => return Some(mtu),
+            Fate::TooBig { mtu } => return Err((mtu, packet)),
             Fate::Deliver(arrivals) => {
+                self.record(from, to, &packet, TraceEvent::Sent);
                 for arrival in arrivals.more {
                     let packet = corrupted(packet.clone(), arrival.corrupted);
                     self.launch(from, to, interface, packet, arrival.at_ns);
@@ -184,15 +218,26 @@ impl Net {
                 self.launch(from, to, interface, packet, arrivals.first.at_ns);
             }
         }
-        None
+        Ok(())
     }
 
-    /// Asks the link when a packet would arrive, and sends nothing; `None` if it would not.
-    pub(crate) fn pass(&mut self, from: HostId, to: HostId, packet: &Packet) -> Option<u64> {
+    /// Asks the link when a packet would arrive, and sends nothing.
+    pub(crate) fn pass(
+        &mut self,
+        from: HostId,
+        to: HostId,
+        packet: &Packet,
+    ) -> Result<u64, Reason> {
         match self.links.transmit(&mut self.rng, self.now, from, to, packet) {
-            Fate::Deliver(arrivals) => Some(arrivals.first.at_ns),
-            Fate::Dropped(_) | Fate::TooBig { .. } => None,
+            Fate::Deliver(arrivals) => Ok(arrivals.first.at_ns),
+            Fate::Dropped(reason) => Err(reason),
+            Fate::TooBig { .. } => Err(Reason::TooBig),
         }
+    }
+
+    #[inline]
+    pub(crate) fn record(&mut self, from: HostId, to: HostId, packet: &Packet, event: TraceEvent) {
+        self.trace.record(self.now, &self.hosts, (from, to), packet, event);
     }
 
     /// Has a packet arrive at `at`.
@@ -237,6 +282,12 @@ impl Net {
                     let what = self.timers.remove(what as usize);
                     tcp::timer(self, host, what);
                 }
+                Happening::Refused => self.tell_refused(),
+                Happening::Room { host, waiter } => {
+                    if let Some(signal) = self.rooms.remove(waiter as usize).upgrade() {
+                        self.raise(host, &signal, Signal::WRITABLE);
+                    }
+                }
                 Happening::Turn(id) => {
                     let host = self.host_mut(id);
                     if host.wake_at == entry.at {
@@ -260,9 +311,9 @@ impl Net {
     fn deliver(&mut self, flight: Flight, to: HostId) {
         let Flight { from, interface, packet } = flight;
         if !self.host(to).up {
-            return;
+            return self.record(from, to, &packet, TraceEvent::Dropped(Reason::HostDown));
         }
-        self.trace.record(self.now, from, to, &packet, TraceEvent::Received);
+        self.record(from, to, &packet, TraceEvent::Received);
         match packet.body {
             Body::Udp(_) => udp::deliver(self, to, interface, packet),
             Body::Tcp(_) => tcp::deliver(self, from, to, packet),

@@ -178,7 +178,9 @@ impl Reactor {
             buffers.stream = Some(stream);
         }
         reclaim_spares(&mut core.agenda.spares, &mut buffers.agenda.spares);
-        reclaim_spares(&mut core.agenda.streams.spares, &mut buffers.agenda.streams.spares);
+        let (own, pool) = (&mut core.agenda.streams.spares, &mut buffers.agenda.streams.spares);
+        reclaim_spares(&mut own.chunks, &mut pool.chunks);
+        reclaim_spares(&mut own.contents, &mut pool.contents);
         each_list!(reclaim, core.agenda, buffers.agenda);
         let events = self.inner.events.take();
         if events.capacity() > 0 {

@@ -209,7 +209,11 @@ impl World {
     fn next(&self, until: u64) -> Result<bool, RunError> {
         loop {
             self.look_at_touched();
-            let ready = self.net.borrow_mut().ready.pop_front();
+            let ready = {
+                let net = &mut *self.net.borrow_mut();
+                net.notice_lifts();
+                net.ready.pop_front()
+            };
             match ready {
                 Some(id) => {
                     if self.turn(id)? {

@@ -55,7 +55,11 @@ impl Bench {
     }
 
     fn with(portable: bool) -> Self {
-        Self { driver: OsDriver::new(portable).unwrap(), batch: RecvBatch::new(), tokens: 0 }
+        Self {
+            driver: OsDriver::new(portable, Duration::ZERO).unwrap(),
+            batch: RecvBatch::new(),
+            tokens: 0,
+        }
     }
 
     fn token(&mut self) -> usize {

@@ -7,6 +7,7 @@
 //! | `groups.rs` | multicast: memberships and their source filters |
 //! | `options.rs` | options and their bounds |
 //! | `errors.rs` | the pending error and the error queue |
+//! | `room.rs` | the send buffer |
 //! | `sending.rs` | from the socket onto the network: source addresses, MTU, groups, broadcasts |
 //! | `arrival.rs` | datagrams and reports that come in |
 //! | `socket.rs` | the socket as the reactor holds it |
@@ -18,6 +19,7 @@ mod arrival;
 mod errors;
 mod groups;
 mod options;
+mod room;
 mod sending;
 mod socket;
 mod table;
@@ -39,6 +41,7 @@ pub(crate) use table::Table;
 use self::errors::Errors;
 use self::groups::Membership;
 use self::options::Options;
+use self::room::Unsent;
 
 /// A socket, as the network holds it. Addresses are those of the wire: never IPv4 mapped to IPv6.
 pub(super) struct State {
@@ -58,6 +61,8 @@ pub(super) struct State {
     metadata: Cell<Metadata>,
     /// The way to the destination of the last send.
     path: Cell<Option<Path>>,
+    /// Made when a datagram first meets a narrow link.
+    unsent: RefCell<Option<Box<Unsent>>>,
 }
 
 /// A datagram that waits to be read.
@@ -106,6 +111,7 @@ impl State {
             memberships: RefCell::default(),
             metadata: Cell::new(Metadata::NONE),
             path: Cell::new(None),
+            unsent: RefCell::default(),
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Options {
     pub(super) ttl: u8,
     pub(super) tos: u8,
     pub(super) recv_buffer: u32,
-    send_buffer: u32,
+    pub(super) send_buffer: u32,
     /// The discriminant of `PathMtu`.
     pub(super) path_mtu: u8,
     pub(super) error_queue: bool,
@@ -82,6 +82,7 @@ impl State {
             SocketOption::ReuseAddress => options.reuse_address.into(),
             SocketOption::ReusePort => options.reuse_port.into(),
             SocketOption::V6Only => (self.family == Family::V6Only).into(),
+            SocketOption::BusyPoll => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 
@@ -112,6 +113,7 @@ impl State {
             SocketOption::MulticastTtl => options.multicast_ttl = byte(0).ok_or_else(invalid)?,
             SocketOption::MulticastLoopback => options.multicast_loopback = value != 0,
             SocketOption::MulticastAll => options.multicast_all = value != 0,
+            SocketOption::BusyPoll => return Err(io::ErrorKind::Unsupported.into()),
             SocketOption::PathMtu
             | SocketOption::ReuseAddress
             | SocketOption::ReusePort

@@ -6,8 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use super::super::host::{HostId, HostState, LOOPBACK, same_network};
+use super::super::links::Reason;
 use super::super::network::{LOOPBACK_MTU, MTU, Net};
 use super::super::packet::{Body, IcmpError, IcmpKind, Packet, UDP, ip_header_len};
+use super::super::trace::TraceEvent;
 use super::options::Options;
 use super::{Path, State, on_wire};
 use crate::net::{Control, Outgoing};
@@ -254,14 +256,13 @@ impl Net {
             packet.hop_limit -= 1;
         }
         let wire_len = packet.wire_len();
-        // The payload is shared, not copied.
-        let copy = packet.clone();
-        let Some(mtu) = self.transmit_by(from, path.to, path.interface, packet) else { return };
+        let Err((mtu, packet)) = self.offer(from, path.to, path.interface, packet) else { return };
         let known = self.path_mtu(from, path.destination) as usize;
         if matches!(mode, FRAGMENT | OMIT) || (mode == 1 && wire_len > known) {
-            self.fragment(from, path.to, path.interface, copy, mtu);
+            self.fragment(from, path.to, path.interface, packet, mtu);
         } else {
-            self.refuse_on_the_way(from, path.to, &copy, IcmpKind::TooBig { mtu });
+            self.record(from, path.to, &packet, TraceEvent::Dropped(Reason::TooBig));
+            self.refuse_on_the_way(from, path.to, &packet, IcmpKind::TooBig { mtu });
         }
     }
 
@@ -278,10 +279,13 @@ impl Net {
             rest -= len;
             let body = Body::Udp(payload[..len.saturating_sub(8)].into());
             match self.pass(from, to, &Packet { body, ..packet.clone() }) {
-                Some(arrives) => at = at.max(arrives),
-                None => return,
+                Ok(arrives) => at = at.max(arrives),
+                Err(reason) => {
+                    return self.record(from, to, &packet, TraceEvent::Dropped(reason));
+                }
             }
         }
+        self.record(from, to, &packet, TraceEvent::Sent);
         self.launch(from, to, interface, packet, at);
     }
 

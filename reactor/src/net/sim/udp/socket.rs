@@ -273,10 +273,13 @@ impl DatagramSocket for UdpSocket {
             if sent > 0 && self.state.errors.borrow().is_pending() {
                 return Ok(sent);
             }
+            if !self.state.has_room(net, self.host) {
+                return if sent == 0 { Err(errno(libc::EAGAIN)) } else { Ok(sent) };
+            }
             match self.state.send_one(net, self.host, datagram, batch.payload(datagram)) {
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => return Ok(sent),
-                Ok(()) => {}
+                Ok(()) => self.state.sent(net, datagram.len),
             }
         }
         Ok(batch.queue.len())
@@ -291,9 +294,10 @@ impl DatagramSocket for UdpSocket {
     }
 
     fn watch_writable(&self, on: bool) -> io::Result<()> {
-        if on {
-            // There always is room.
-            self.net.borrow_mut().raise(self.host, &self.state.signal, Signal::WRITABLE);
+        let net = &mut *self.net.borrow_mut();
+        // Otherwise there will be an event.
+        if on && self.state.has_room(net, self.host) {
+            net.raise(self.host, &self.state.signal, Signal::WRITABLE);
         }
         Ok(())
     }

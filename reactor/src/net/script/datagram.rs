@@ -1,6 +1,4 @@
-//! A socket that plays a script: these datagrams, this errno. What a kernel does rarely or never
-//! on demand (an error in the middle of a batch, a full send buffer, a counter that wraps) is
-//! tried against the layers above with it.
+//! A datagram socket that plays a script: these datagrams, this errno.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,16 +8,16 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use super::{
-    DatagramSocket, GroupRequest, Membership, Message, Meta, Origin, QueuedError, RecvBatch,
-    SLOT_LEN, SendBatch, SocketOption,
-};
 use crate::Handle;
 use crate::datagram::{
     Capabilities, DatagramProtocol, DatagramTransport, Ecn, Family, Metadata, Port, Readiness,
     Tuning, UdpOptions, start, vacancy,
 };
 use crate::error::ListenError;
+use crate::net::{
+    DatagramSocket, GroupRequest, Membership, Message, Meta, Origin, QueuedError, RecvBatch,
+    SLOT_LEN, SendBatch, SocketOption,
+};
 
 /// A script and a record: what the socket of a port receives and answers, and what was sent
 /// through it. Clones are the same script.
@@ -270,6 +268,11 @@ impl Script {
     /// What was sent, in order.
     pub fn sent(&self) -> Vec<Sent> {
         self.state.sent.borrow().clone()
+    }
+
+    /// Empties the record of what was sent: for benches, which send without end.
+    pub fn forget_sent(&self) {
+        self.state.sent.borrow_mut().clear();
     }
 
     /// The next change of a group membership is answered so: with this errno, or 0 for success.

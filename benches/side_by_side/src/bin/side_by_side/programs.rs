@@ -1,0 +1,119 @@
+//! The programs that are run: where they are, and how they are built.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+/// What is beside Strand: its name in the tables, its program, the variant of it.
+const PEERS: [(&str, &str, &str); 10] = [
+    ("raw-epoll", "peer_raw", "epoll"),
+    ("raw-mmsg", "peer_raw", "mmsg"),
+    ("raw-gso", "peer_raw", "gso"),
+    ("raw-gro", "peer_raw", "gro"),
+    ("mio", "peer_mio", "plain"),
+    ("tokio-await", "peer_tokio", "await"),
+    ("tokio-try", "peer_tokio", "try"),
+    ("quinn-udp", "peer_quinn_udp", "gro"),
+    // Built here, where libuv's headers are.
+    ("uv-plain", "libuv", "plain"),
+    ("uv-mmsg", "libuv", "mmsg"),
+];
+
+/// The name of Strand's server among the programs.
+pub(crate) const STRAND: &str = "strand";
+/// Its other one, polling busily.
+pub(crate) const STRAND_BUSY: &str = "strand-busy";
+
+pub(crate) struct Programs {
+    folder: PathBuf,
+    repository: PathBuf,
+    /// Commands of Strand's own servers, with {kind} and {port} to be filled in.
+    server: String,
+    busy_server: Option<String>,
+    /// Why libuv is left out, if it is.
+    pub(crate) without_libuv: Option<String>,
+}
+
+impl Programs {
+    /// Builds everything.
+    pub(crate) fn build(
+        server: Option<String>,
+        busy_server: Option<String>,
+    ) -> anyhow::Result<Self> {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let repository = package.join("../..").canonicalize()?;
+        let executable = std::env::current_exe()?;
+        let folder = executable.parent().context("a program lies in a folder")?.to_owned();
+        // Into the folder where this one was built, whose parent is the target folder.
+        let target = folder.parent().context("target/release")?;
+        cargo(package, &["build", "--release", "--locked", "--bins"], target)?;
+        let server = match server {
+            Some(command) => command,
+            None => {
+                let target = match std::env::var_os("CARGO_TARGET_DIR") {
+                    Some(target) => target.into(),
+                    None => repository.join("target"),
+                };
+                let example = ["build", "--release", "--locked", "--example", "bench_server"];
+                cargo(&repository, &example, &target)?;
+                let program = target.join("release/examples/bench_server");
+                format!("{} {{kind}} {{port}}", program.display())
+            }
+        };
+        let without_libuv = build_libuv(package, &folder).err().map(|error| format!("{error:#}"));
+        Ok(Self { folder, repository, server, busy_server, without_libuv })
+    }
+
+    pub(crate) fn repository(&self) -> &Path {
+        &self.repository
+    }
+
+    pub(crate) fn load(&self) -> PathBuf {
+        self.folder.join("load")
+    }
+
+    /// The command of a server; `None` if it cannot be had here.
+    pub(crate) fn command(&self, name: &str, kind: &str, port: u16) -> Option<Vec<OsString>> {
+        let own = match name {
+            STRAND => Some(&self.server),
+            STRAND_BUSY => Some(self.busy_server.as_ref()?),
+            _ => None,
+        };
+        if let Some(own) = own {
+            let filled = own.replace("{kind}", kind).replace("{port}", &port.to_string());
+            return Some(filled.split_whitespace().map(OsString::from).collect());
+        }
+        let &(_, program, variant) = PEERS.iter().find(|peer| peer.0 == name)?;
+        if program == "libuv" && self.without_libuv.is_some() {
+            return None;
+        }
+        let path = self.folder.join(program).into_os_string();
+        Some(vec![path, variant.into(), kind.into(), port.to_string().into()])
+    }
+}
+
+fn cargo(folder: &Path, arguments: &[&str], target: &Path) -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(folder).args(arguments).env("CARGO_TARGET_DIR", target);
+    let status = command.status().context("cargo")?;
+    ensure!(status.success(), "cargo {} failed in {}", arguments.join(" "), folder.display());
+    Ok(())
+}
+
+fn build_libuv(package: &Path, folder: &Path) -> anyhow::Result<()> {
+    let flags = Command::new("pkg-config")
+        .args(["--cflags", "--libs", "libuv"])
+        .output()
+        .context("no pkg-config to find libuv with")?;
+    ensure!(flags.status.success(), "pkg-config finds no headers of libuv");
+    let flags = String::from_utf8(flags.stdout)?;
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut command = Command::new(compiler);
+    command.arg("-O2").arg(package.join("c/libuv.c")).arg("-o").arg(folder.join("libuv"));
+    let status = command.args(flags.split_whitespace()).status().context("no C compiler")?;
+    ensure!(status.success(), "c/libuv.c does not compile here");
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Listening and stream sockets under rules.
+
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+
+use super::super::host::HostId;
+use super::super::links::{Attempt, Call};
+use super::super::network::SharedNet;
+use super::super::packet::TCP;
+use super::super::tcp;
+use super::{Faulty, check_opening};
+use crate::net::{ListenSocket, ListenSpec, OpenError, StreamOption, StreamSocket, StreamSpec};
+use crate::stream::KeepAlive;
+
+/// Opens a listening socket, as far as the rules let it.
+pub(crate) fn listen_stream(
+    net: &SharedNet,
+    host: HostId,
+    spec: &ListenSpec,
+    token: usize,
+) -> Result<Rc<dyn ListenSocket>, OpenError> {
+    let check = |call| check_opening(net, host, (call, TCP), (Some(spec.bind), None));
+    check(Call::Open).map_err(OpenError::Socket)?;
+    check(Call::Bind).map_err(OpenError::Bind)?;
+    let inner = tcp::listen(net, host, spec, token)?;
+    Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
+}
+
+/// Opens a stream socket and begins to connect it, as far as the rules let it.
+pub(crate) fn open_stream(
+    net: &SharedNet,
+    host: HostId,
+    spec: &StreamSpec,
+    token: usize,
+) -> Result<Rc<dyn StreamSocket>, OpenError> {
+    let check = |call| check_opening(net, host, (call, TCP), (spec.bind, Some(spec.peer)));
+    check(Call::Open).map_err(OpenError::Socket)?;
+    if spec.bind.is_some() {
+        check(Call::Bind).map_err(OpenError::Bind)?;
+    }
+    check(Call::Connect).map_err(OpenError::Socket)?;
+    let inner = tcp::open(net, host, spec, token)?;
+    Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
+}
+
+impl ListenSocket for Faulty<Rc<dyn ListenSocket>> {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
+        if !self.is_spared() {
+            self.check_taking(&self.attempt(Call::Accept, self.inner.local_addr().ok(), None))?;
+        }
+        let (stream, peer) = self.inner.accept(token)?;
+        Ok((Rc::new(Faulty::new(&self.net, self.host, TCP, token, stream)), peer))
+    }
+
+    fn shed(&self, most: usize) -> usize {
+        self.inner.shed(most)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.fd()
+    }
+}
+
+impl Faulty<Rc<dyn StreamSocket>> {
+    fn transfer(&self, call: Call) -> Attempt {
+        self.attempt(call, self.inner.local_addr().ok(), self.inner.peer_addr().ok())
+    }
+}
+
+impl StreamSocket for Faulty<Rc<dyn StreamSocket>> {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.peer_addr()
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.is_spared() {
+            self.check_taking(&self.transfer(Call::Read))?;
+        }
+        self.inner.read(buffer)
+    }
+
+    fn write(&self, data: &[u8]) -> io::Result<usize> {
+        if !self.is_spared() {
+            self.check(&self.transfer(Call::Write))?;
+        }
+        self.inner.write(data)
+    }
+
+    fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        if !self.is_spared() {
+            self.check(&self.transfer(Call::Write))?;
+        }
+        self.inner.write_vectored(pieces)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.inner.shutdown(how)
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.inner.take_error()
+    }
+
+    fn reset_on_close(&self) -> io::Result<()> {
+        self.inner.reset_on_close()
+    }
+
+    fn set_option(&self, option: StreamOption) -> io::Result<()> {
+        self.inner.set_option(option)
+    }
+
+    fn nodelay(&self) -> io::Result<bool> {
+        self.inner.nodelay()
+    }
+
+    fn keepalive(&self) -> io::Result<Option<KeepAlive>> {
+        self.inner.keepalive()
+    }
+
+    fn recv_buffer_size(&self) -> io::Result<usize> {
+        self.inner.recv_buffer_size()
+    }
+
+    fn send_buffer_size(&self) -> io::Result<usize> {
+        self.inner.send_buffer_size()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.fd()
+    }
+}

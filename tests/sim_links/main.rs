@@ -1,0 +1,8 @@
+//! Links, faults and the trace of a simulated world, as unmodified protocols see them.
+
+mod calls;
+mod links;
+mod rules;
+mod streams;
+mod support;
+mod trace;

@@ -1,0 +1,91 @@
+//! Rules about packets: how they begin and end.
+
+use std::time::Duration;
+
+use strand_reactor::sim::{Link, Rule};
+
+use super::support::{MS, Pair};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_partition_lasts_as_long_as_its_guard() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    let split = pair.world.partition("a", "b")?;
+    assert_eq!(pair.exchange()?, [false, false]);
+    assert_eq!(split.hits(), 2);
+    drop(split);
+    assert_eq!(pair.exchange()?, [true, true]);
+    let one_way = pair.world.rule(Rule::partition_one_way("b", "a"))?;
+    assert_eq!(pair.exchange()?, [true, false]);
+    one_way.keep();
+    assert_eq!(pair.exchange()?, [true, false]);
+    Ok(())
+}
+
+#[test]
+fn a_guard_may_be_dropped_in_a_callback() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    let split = pair.world.partition("a", "b")?;
+    pair.at_a.handle.call_later(3 * SECOND, move |_| drop(split));
+    let mut arrived = Vec::new();
+    for _ in 0..5 {
+        arrived.push(pair.exchange()?[0]);
+    }
+    assert_eq!(arrived, [false, false, false, true, true]);
+    Ok(())
+}
+
+#[test]
+fn a_schedule_begins_and_ends_by_virtual_time() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    pair.world.rule(Rule::drop().from("a").between(2 * SECOND, 4 * SECOND))?.keep();
+    pair.world.rule(Rule::drop().from("b").every(3 * SECOND, SECOND))?.keep();
+    let mut arrived = Vec::new();
+    for _ in 0..6 {
+        arrived.push(pair.exchange()?);
+    }
+    let [from_a, from_b] =
+        [0, 1].map(|way| arrived.iter().map(|both| both[way]).collect::<Vec<_>>());
+    assert_eq!(from_a, [true, true, false, false, true, true]);
+    assert_eq!(from_b, [false, true, true, false, true, true]);
+    Ok(())
+}
+
+#[test]
+fn a_rule_picks_packets_by_what_is_in_them_and_only_so_many() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    let odd = Rule::drop().udp().port(2_000).to("b").when(|packet| packet.payload()[0] % 2 == 1);
+    let guard = pair.world.rule(odd.times(2))?;
+    for n in 0..8 {
+        pair.a_writes(&[n])?;
+    }
+    pair.world.run_for(SECOND)?;
+    assert_eq!(pair.at_b.numbers(), [0, 2, 4, 5, 6, 7]);
+    assert_eq!(guard.hits(), 2);
+    Ok(())
+}
+
+#[test]
+fn what_is_under_way_is_not_affected_by_a_rule() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    pair.world.default_link(Link::new().latency(100 * MS));
+    pair.a_writes(b"1")?;
+    pair.world.run_for(50 * MS)?;
+    let _split = pair.world.partition("a", "b")?;
+    pair.world.run_for(SECOND)?;
+    assert_eq!(pair.at_b.numbers(), [b'1']);
+    Ok(())
+}
+
+#[test]
+fn a_delay_holds_up_one_port_and_not_the_other() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    let _slow = pair.world.rule(Rule::delay(50 * MS).port(2_000))?;
+    pair.at_b.handle.listen_udp(2_001, pair.at_b.clone())?;
+    pair.a_writes(b"1")?;
+    pair.a.write_to(b"2", "10.0.0.2:2001".parse()?)?;
+    pair.world.run_for(SECOND)?;
+    assert_eq!(pair.at_b.numbers(), *b"21");
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! TCP of the simulated network, by the ordinary API.
+
+mod closing;
+mod comparison;
+mod opening;
+mod scenarios;
+mod support;
+mod transfer;
+#[path = "../common/watchdog.rs"]
+mod watchdog;
