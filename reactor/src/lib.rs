@@ -1,5 +1,6 @@
 #![doc = include_str!("crate.md")]
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_types, clippy::disallowed_methods))]
 #![doc(test(attr(deny(warnings))))]
 
 mod activation;
@@ -77,7 +78,7 @@ pub mod os {
     pub use crate::activation::{ListenFd, take_listen_fds};
 }
 
-/// A network in a box, under virtual time (feature `sim`).
+#[doc = include_str!("net/sim/page.md")]
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::net::sim::{
