@@ -39,10 +39,6 @@ pub(super) struct Stack {
     /// Ended connections whose numbers are still remembered (`TIME-WAIT`).
     pub(super) remembered: BTreeMap<Tuple, Remembered>,
     pub(super) ephemeral: u16,
-    /// Sockets that the program of the host holds.
-    pub(super) open: usize,
-    /// How many it may hold.
-    pub(super) limit: Option<usize>,
     timers: EventQueue<Key>,
     /// Connections with an acknowledgement for the end of the turn.
     flush: Vec<Key>,
@@ -109,8 +105,6 @@ impl Stack {
             by_port: BTreeMap::new(),
             remembered: BTreeMap::new(),
             ephemeral: ports::EPHEMERAL.start().wrapping_sub(1),
-            open: 0,
-            limit: None,
             timers: EventQueue::new(),
             flush: Vec::new(),
             armed: u64::MAX,
@@ -171,7 +165,6 @@ impl Stack {
             connection.signal = Some(signal);
             connection.mapped = mapped;
         }
-        self.open += 1;
         self.settle(now, key);
         key
     }
@@ -324,19 +317,7 @@ impl Stack {
         let port = listener.port;
         let key = self.listeners.insert(listener);
         self.by_port.entry(port).or_default().push(key);
-        self.open += 1;
         key
-    }
-
-    /// Whether the program of the host may have one more socket.
-    ///
-    /// # Errors
-    /// `EMFILE`.
-    pub(super) fn check_limit(&self) -> std::io::Result<()> {
-        match self.limit.is_some_and(|limit| self.open >= limit) {
-            true => Err(std::io::Error::from_raw_os_error(libc::EMFILE)),
-            false => Ok(()),
-        }
     }
 
     /// Nobody on the host's network has the address of the peer.
@@ -363,7 +344,6 @@ impl Stack {
         connection.tcb.take_news();
         self.raised.push((Rc::clone(signal), bits(connection.tcb.readiness())));
         let peer = super::address::shown(connection.tuple.remote(), connection.mapped);
-        self.open += 1;
         Some((key, peer))
     }
 
@@ -382,7 +362,6 @@ impl Stack {
     /// The end of a listener: connections that wait are reset.
     pub(super) fn close_listener(&mut self, now: u64, key: Key) {
         let Some(listener) = self.listeners.remove(key) else { return };
-        self.open -= 1;
         if let Some(keys) = self.by_port.get_mut(&listener.port) {
             keys.retain(|other| *other != key);
             if keys.is_empty() {
@@ -418,7 +397,6 @@ impl Stack {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.tcb.close(now);
         connection.signal = None;
-        self.open -= 1;
         self.settle(now, key);
     }
 
