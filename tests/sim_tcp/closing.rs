@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use strand_reactor::sim::{Link, Rule, World};
-use strand_reactor::{ConnectOptions, Handle, KeepAlive, ListenError, PeerAddr, TcpOptions, Transport};
+use strand_reactor::{
+    ConnectOptions, Handle, KeepAlive, ListenError, PeerAddr, TcpOptions, Transport,
+};
 
 use super::support::{Client, Log, Side, lines, listen, pattern, two_hosts};
 

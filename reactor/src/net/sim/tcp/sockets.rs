@@ -169,7 +169,7 @@ impl ListenSocket for SimListener {
     fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
         let (key, peer) = self.owner.with(|stack, _| {
             let accepted = stack.accept(self.key, &Signal::new(token));
-            accepted.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            accepted.ok_or_else(|| errno(libc::EAGAIN))
         })?;
         Ok((Rc::new(SimStream { owner: self.owner.clone(), key }), peer))
     }
