@@ -33,6 +33,7 @@ mod tcb;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -60,6 +61,11 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// A line for each socket, for `World::dump`.
+    pub(crate) fn dump(&self, text: &mut String) -> fmt::Result {
+        self.stack.as_ref().map_or(Ok(()), |stack| stack.dump(text))
+    }
+
     fn stack(&mut self) -> &mut Stack {
         self.stack.get_or_insert_with(|| Box::new(Stack::new()))
     }

@@ -2,6 +2,7 @@
 //! when it wants to be called is collected here; `mod.rs` passes it on to the network.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -497,6 +498,29 @@ impl Stack {
             connection.transmit(now, key, true, &mut self.out);
             self.schedule(key);
         }
+    }
+}
+
+impl Stack {
+    pub(super) fn dump(&self, text: &mut String) -> fmt::Result {
+        for key in self.by_port.values().flatten() {
+            let Some(listener) = self.listeners.get(*key) else { continue };
+            let local = SocketAddr::from((listener.place.ip, listener.port));
+            let (open, half_open) = (listener.queue.len(), listener.half_open);
+            writeln!(text, "  tcp {local} listens, {open} wait to be accepted, {half_open} begin")?;
+        }
+        for (tuple, key) in &self.by_tuple {
+            let Some(connection) = self.connections.get(*key) else { continue };
+            let (to_read, unacknowledged) = connection.tcb.queued();
+            writeln!(
+                text,
+                "  tcp {} > {} {:?}, {to_read} bytes to read, {unacknowledged} not acknowledged",
+                tuple.local(),
+                tuple.remote(),
+                connection.tcb.state(),
+            )?;
+        }
+        Ok(())
     }
 }
 

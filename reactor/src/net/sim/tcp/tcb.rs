@@ -417,6 +417,7 @@ impl Tcb {
         self.error.take()
     }
 
+    #[cfg(test)]
     pub(crate) fn has_error(&self) -> bool {
         self.error.is_some()
     }
