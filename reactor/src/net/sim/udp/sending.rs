@@ -309,7 +309,8 @@ impl Net {
         } else {
             self.groups.of(group).filter(|(host, _)| *host != from).collect()
         };
-        if loops && self.groups.has(group, from, interface) {
+        // What leaves by loopback comes back in any case: that is the way of this interface.
+        if (loops || interface == LOOPBACK) && self.groups.has(group, from, interface) {
             self.transmit_by(from, from, interface, packet.clone());
         }
         for (to, at) in members {
