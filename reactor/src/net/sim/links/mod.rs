@@ -180,9 +180,10 @@ impl Links {
     }
 
     /// When the last packet has left the queues that it stands in; in the past if it met none.
+    /// Asking is for once: a packet that is not transmitted is not mistaken for the one before.
     #[inline]
-    pub(crate) fn departs_ns(&self) -> u64 {
-        self.departs_ns
+    pub(crate) fn take_departure(&mut self) -> u64 {
+        std::mem::take(&mut self.departs_ns)
     }
 
     /// Whether what a host sends to itself takes no time and is not lost: it need not be asked.
