@@ -46,6 +46,7 @@ impl World {
         for number in 0..net.hosts.len() {
             self.write_host(net, HostId(number as u32), text)?;
         }
+        net.links.write_rules(net.now, text)?;
         write_flights(net, text)
     }
 

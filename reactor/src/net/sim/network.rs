@@ -176,13 +176,9 @@ impl Net {
         interface: u32,
         packet: Packet,
     ) -> Option<u32> {
-        match self.offer(from, to, interface, packet) {
-            Ok(()) => None,
-            Err((mtu, packet)) => {
-                self.record(from, to, &packet, TraceEvent::Dropped(Reason::TooBig));
-                Some(mtu)
-            }
-        }
+        let (mtu, packet) = self.offer(from, to, interface, packet)?;
+        self.record(from, to, &packet, TraceEvent::Dropped(Reason::TooBig));
+        Some(mtu)
     }
 
     /// As [`transmit_by`](Self::transmit_by); gives back what is too big, which is not yet lost.
@@ -192,7 +188,7 @@ impl Net {
         to: HostId,
         interface: u32,
         packet: Packet,
-    ) -> Result<(), (u32, Packet)> {
+    ) -> Option<(u32, Packet)> {
         if from == to && self.links.spares_loopback(from) {
             self.record(from, to, &packet, TraceEvent::Sent);
             match packet.body {
@@ -201,13 +197,13 @@ impl Net {
                     self.deliver(Flight { from, interface, packet }, to);
                 }
             }
-            return Ok(());
+            return None;
         }
         match self.links.transmit(&mut self.rng, self.now, from, to, &packet) {
             Fate::Dropped(reason) => {
                 self.record(from, to, &packet, TraceEvent::Dropped(reason));
             }
-            Fate::TooBig { mtu } => return Err((mtu, packet)),
+            Fate::TooBig { mtu } => return Some((mtu, packet)),
             Fate::Deliver(arrivals) => {
                 self.record(from, to, &packet, TraceEvent::Sent);
                 for arrival in arrivals.more {
@@ -218,7 +214,7 @@ impl Net {
                 self.launch(from, to, interface, packet, arrivals.first.at_ns);
             }
         }
-        Ok(())
+        None
     }
 
     /// Asks the link when a packet would arrive, and sends nothing.

@@ -33,6 +33,7 @@ mod tcb;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -41,13 +42,12 @@ use self::ports::Sharing;
 use self::sockets::{Owner, SimListener, SimStream, errno};
 use self::stack::{Listener, Stack, headers};
 use super::host::{HostId, Signal, same_network};
-use super::network::{Net, SharedNet};
+use super::network::{MTU, Net, SharedNet};
 use super::packet::{Body, IcmpError, IcmpKind, Packet};
 use crate::datagram::Family;
 use crate::net::{ListenSocket, ListenSpec, OpenError, StreamSocket, StreamSpec};
 
-/// The longest packet of an interface, and of loopback.
-const MTU: u32 = 1_500;
+/// The longest packet of loopback.
 const LOOPBACK_MTU: u32 = 65_536;
 
 /// What [`timer`] is called for: timers of connections, or the end of a turn.
@@ -61,15 +61,13 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// A line for each socket, for `World::dump`.
+    pub(crate) fn dump(&self, text: &mut String) -> fmt::Result {
+        self.stack.as_ref().map_or(Ok(()), |stack| stack.dump(text))
+    }
+
     fn stack(&mut self) -> &mut Stack {
         self.stack.get_or_insert_with(|| Box::new(Stack::new()))
-    }
-}
-
-impl Table {
-    /// A line for each socket, for `World::dump`.
-    pub(crate) fn dump(&self, _text: &mut String) -> std::fmt::Result {
-        Ok(())
     }
 }
 
@@ -182,7 +180,6 @@ pub(crate) fn listen(
     }
     let incarnation = state.incarnation;
     let stack = state.tcp.stack();
-    stack.check_limit().map_err(OpenError::Socket)?;
     let place = Place { ip: bind.ip(), family: spec.family };
     let sharing = Sharing { address: spec.reuse_address, port: spec.reuse_port };
     let port = match bind.port() {
@@ -256,7 +253,6 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
         return Err(failed(libc::EINVAL));
     }
     let stack = state.tcp.stack();
-    stack.check_limit().map_err(OpenError::Socket)?;
     let mut tuple = Tuple::new(SocketAddr::new(source, 0), remote);
     match asked.map_or(0, |bind| bind.port()) {
         0 => {

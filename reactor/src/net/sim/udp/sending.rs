@@ -256,7 +256,7 @@ impl Net {
             packet.hop_limit -= 1;
         }
         let wire_len = packet.wire_len();
-        let Err((mtu, packet)) = self.offer(from, path.to, path.interface, packet) else { return };
+        let Some((mtu, packet)) = self.offer(from, path.to, path.interface, packet) else { return };
         let known = self.path_mtu(from, path.destination) as usize;
         if matches!(mode, FRAGMENT | OMIT) || (mode == 1 && wire_len > known) {
             self.fragment(from, path.to, path.interface, packet, mtu);
