@@ -3,6 +3,7 @@
 mod closing;
 mod comparison;
 mod opening;
+mod random;
 mod scenarios;
 mod support;
 mod transfer;
