@@ -170,6 +170,11 @@ impl Inner {
         let _ = self.hook.set(hook);
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulation(&self) -> Option<&crate::net::sim::Hook> {
+        self.hook.get().map(|hook| &**hook)
+    }
+
     /// Somebody is about to change something; a simulated world must then look for what is due.
     #[inline]
     pub(crate) fn touch(&self) {

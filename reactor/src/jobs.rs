@@ -467,6 +467,8 @@ impl Handle {
         };
         let admitted = match inner.is_shutting_down() {
             true => Err(JobError::ShuttingDown),
+            #[cfg(feature = "sim")]
+            false if inner.simulation().is_some() => Ok(()),
             false => inner.jobs.admit(&inner.mailbox),
         };
         if let Err(error) = admitted {
@@ -492,10 +494,29 @@ impl Handle {
             *outcome_of(&outcome) = Some(result);
         });
         let key = inner.jobs.completions.borrow_mut().insert(completion);
+        #[cfg(feature = "sim")]
+        if let Some(world) = inner.simulation() {
+            self.simulate_job(world.job_time(), key, work);
+            return Job { inner: self.weak(), key: Some(key) };
+        }
         if let Some(pool) = &*inner.jobs.pool.borrow() {
             pool.submit(key, work);
         }
         Job { inner: self.weak(), key: Some(key) }
+    }
+
+    /// On a simulated host a job runs from the first, and is done on the loop when its time is
+    /// over.
+    #[cfg(feature = "sim")]
+    fn simulate_job(&self, takes: std::time::Duration, key: Key, work: Work) {
+        self.call_later(takes, move |handle| {
+            work();
+            let Some(inner) = handle.upgrade() else { return };
+            let completion = inner.jobs.completions.borrow_mut().remove(key);
+            if let Some(completion) = completion {
+                inner.call_as("job", completion);
+            }
+        });
     }
 
     /// As [`defer_to_thread`](Self::defer_to_thread) for work that has nobody to tell: an error

@@ -1,5 +1,6 @@
 #![doc = include_str!("crate.md")]
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_types, clippy::disallowed_methods))]
 #![doc(test(attr(deny(warnings))))]
 
 mod activation;

@@ -68,6 +68,10 @@ impl<T> Slots<T> {
         if key.index as usize == self.generations.len() {
             self.generations.push(0);
         }
+        if self.slab.capacity() == 0 {
+            // Many reactors hold a single port, and ports are big.
+            self.slab.reserve_exact(1);
+        }
         self.slab.insert((key.generation, value));
         key
     }

@@ -1,4 +1,13 @@
 //! Unmodified protocols in a simulated world.
 
-mod running;
+#[path = "../support/mod.rs"]
 mod support;
+
+mod against_the_kernel;
+mod crashing;
+mod groups;
+mod memory;
+mod names_and_jobs;
+mod repeating;
+mod running;
+mod udp;

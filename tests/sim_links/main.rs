@@ -3,5 +3,8 @@
 mod calls;
 mod links;
 mod rules;
+mod streams;
 mod support;
 mod trace;
+#[path = "../common/watchdog.rs"]
+mod watchdog;

@@ -1,7 +1,7 @@
 //! DNS by hickory, on the reactor's own loop.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -89,7 +89,7 @@ impl DnsResolver {
             port: None,
             inner: Weak::new(),
             client: None,
-            active: HashMap::new(),
+            active: BTreeMap::new(),
             waiting: BTreeMap::new(),
             closed: false,
         };
@@ -122,7 +122,7 @@ struct State {
     /// Made when it is needed.
     client: Option<Rc<Client>>,
     /// The tasks of the queries at work.
-    active: HashMap<QueryId, Key>,
+    active: BTreeMap<QueryId, Key>,
     waiting: BTreeMap<QueryId, (Query, Answer)>,
     closed: bool,
 }
@@ -366,13 +366,13 @@ fn addresses<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<SocketAdd
 /// The records of names and of what these are aliases of, in whatever order they come (RFC 1034
 /// section 3.6.2). A server may add others, and these are no answer.
 fn of_names<'a>(names: &'a [Name], records: &'a [Record]) -> impl Iterator<Item = &'a Record> {
-    let mut targets: HashMap<&Name, Vec<&Name>> = HashMap::new();
+    let mut targets: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
     for record in records {
         if let RData::CNAME(CNAME(target)) = &record.data {
             targets.entry(&record.name).or_default().push(target);
         }
     }
-    let mut owners = HashSet::new();
+    let mut owners = BTreeSet::new();
     let mut next: Vec<&Name> = names.iter().collect();
     while let Some(name) = next.pop() {
         if owners.insert(name) {

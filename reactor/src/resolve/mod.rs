@@ -100,7 +100,7 @@ impl Names {
 
     /// Calls the resolver, which may set another one meanwhile.
     fn with_resolver(&self, inner: &Rc<Inner>, call: impl FnOnce(&mut dyn Resolve, &Handle)) {
-        let mut resolver = self.resolver.take().unwrap_or_else(default_resolver);
+        let mut resolver = self.resolver.take().unwrap_or_else(|| default_resolver(inner));
         let handle = inner.handle();
         let outcome = guarded(|| {
             call(&mut *resolver, &handle);
@@ -119,13 +119,16 @@ impl Names {
     }
 }
 
-#[cfg(feature = "dns")]
-fn default_resolver() -> Box<dyn Resolve> {
-    Box::new(DnsResolver::system())
-}
-
-#[cfg(not(feature = "dns"))]
-fn default_resolver() -> Box<dyn Resolve> {
+fn default_resolver(inner: &Inner) -> Box<dyn Resolve> {
+    #[cfg(feature = "sim")]
+    if let Some(world) = inner.simulation() {
+        return world.resolver();
+    }
+    #[cfg(not(feature = "sim"))]
+    let _ = inner;
+    #[cfg(feature = "dns")]
+    return Box::new(DnsResolver::system());
+    #[cfg(not(feature = "dns"))]
     Box::new(SystemResolver::new())
 }
 

@@ -1,6 +1,6 @@
 //! The state of a listening port, and accepting.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -44,7 +44,7 @@ pub(crate) struct Listener {
     refrain: Duration,
     timer: Option<DelayedCall>,
     budget: usize,
-    per_peer: HashMap<IpAddr, usize>,
+    per_peer: BTreeMap<IpAddr, usize>,
     pub(crate) referenced: bool,
     pub(crate) label: Rc<str>,
     log: LogLimit,
@@ -73,7 +73,7 @@ impl Listener {
             refrain: REFRAIN,
             timer: None,
             budget: LEAST,
-            per_peer: HashMap::new(),
+            per_peer: BTreeMap::new(),
             referenced: true,
             label,
             log: LogLimit::default(),

@@ -71,6 +71,46 @@ struct List {
 
 const EMPTY: List = List { first: NIL, last: NIL };
 
+/// The slots, level by level, and the waiting list. A level is made with its first timer: a
+/// reactor without timers has none, and few have timers on more than two or three.
+struct Lists {
+    levels: [Option<Box<[List; 1 << SLOT_BITS]>>; LEVELS],
+    waiting: List,
+}
+
+impl Lists {
+    const fn new() -> Self {
+        Self { levels: [const { None }; LEVELS], waiting: EMPTY }
+    }
+
+    #[inline]
+    fn first(&self, at: usize) -> u32 {
+        match self.levels.get(at >> SLOT_BITS) {
+            Some(Some(level)) => level[at & 63].first,
+            Some(None) => NIL,
+            None => self.waiting.first,
+        }
+    }
+
+    #[inline]
+    fn get_mut(&mut self, at: usize) -> &mut List {
+        match self.levels.get_mut(at >> SLOT_BITS) {
+            Some(level) => {
+                &mut level.get_or_insert_with(|| Box::new([EMPTY; 1 << SLOT_BITS]))[at & 63]
+            }
+            None => &mut self.waiting,
+        }
+    }
+
+    /// Empties a list, and gives its first node.
+    fn take(&mut self, at: usize) -> u32 {
+        match self.first(at) {
+            NIL => NIL,
+            _ => mem::replace(self.get_mut(at), EMPTY).first,
+        }
+    }
+}
+
 /// Entry of the run. Stale when its node is no longer in the run, or with another stamp.
 #[derive(Clone, Copy)]
 struct Due {
@@ -93,8 +133,7 @@ pub(crate) struct Wheel<T> {
     nodes: Vec<Node<T>>,
     free: u32,
     len: usize,
-    /// The slots, level by level, and the waiting list.
-    lists: Box<[List; WAITING + 1]>,
+    lists: Lists,
     /// A bit for every list that is not empty.
     occupied: [u64; LEVELS + 1],
     /// The wheel's position, a tick. May be ahead of the clock, at a tick that has timers.
@@ -120,7 +159,7 @@ impl<T> Wheel<T> {
             nodes: Vec::new(),
             free: NIL,
             len: 0,
-            lists: Box::new([EMPTY; WAITING + 1]),
+            lists: Lists::new(),
             occupied: [0; LEVELS + 1],
             position: 0,
             run: Vec::new(),
@@ -274,7 +313,7 @@ impl<T> Wheel<T> {
 
     fn end_turn(&mut self) {
         self.turn = None;
-        let mut index = mem::replace(&mut self.lists[WAITING], EMPTY).first;
+        let mut index = self.lists.take(WAITING);
         self.occupied[LEVELS] = 0;
         while let Some(node) = self.nodes.get(index as usize) {
             let next = node.next;
@@ -289,9 +328,13 @@ impl<T> Wheel<T> {
         assert!(index < IN_RUN as usize, "too many timers");
         let index = index as u32;
         let (prev, next, generation) = (NIL, NIL, 0);
+        if index == 0 {
+            // Many reactors have one timer.
+            self.nodes.reserve_exact(1);
+        }
         self.nodes.push(Node { deadline, prev, next, generation, value: Some(value) });
         // Reserved, so that no reset allocates; not filled, for few timers are ever late.
-        self.late.reserve(self.nodes.capacity() - self.late.len());
+        self.late.reserve_exact(self.nodes.capacity() - self.late.len());
         TimerId { index, generation }
     }
 
@@ -361,7 +404,7 @@ impl<T> Wheel<T> {
     /// `None` when the list is too long to search.
     fn earliest_of(&self, list: usize) -> Option<u64> {
         let mut at = u64::MAX;
-        let mut index = self.lists[list].first;
+        let mut index = self.lists.first(list);
         for _ in 0..EXACT_UP_TO {
             let Some(node) = self.nodes.get(index as usize) else { break };
             at = at.min(node.deadline);
@@ -401,7 +444,7 @@ impl<T> Wheel<T> {
         self.stamp = self.stamp.wrapping_add(1);
         let stamp = self.stamp;
         let sorted = self.run.len();
-        let mut index = mem::replace(&mut self.lists[slot], EMPTY).first;
+        let mut index = self.lists.take(slot);
         self.occupied[level] &= !(1 << (slot & 63));
         while let Some(node) = self.nodes.get_mut(index as usize) {
             let (deadline, next) = (node.deadline, node.next);
@@ -482,7 +525,7 @@ impl<T> Wheel<T> {
 
     /// For the first or last of a list.
     fn detach_end(&mut self, at: usize, prev: u32, next: u32) {
-        let list = &mut self.lists[at];
+        let list = self.lists.get_mut(at);
         if prev == NIL {
             list.first = next;
         }
@@ -511,7 +554,7 @@ impl<T> Wheel<T> {
 
     #[inline]
     fn push_list(&mut self, index: u32, at: usize) {
-        let list = &mut self.lists[at];
+        let list = self.lists.get_mut(at);
         let prev = mem::replace(&mut list.last, index);
         if let Some(prev) = self.nodes.get_mut(prev as usize) {
             prev.next = index;

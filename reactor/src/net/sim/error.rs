@@ -28,6 +28,11 @@ pub enum HostError {
         /// The name of that host.
         by: String,
     },
+    /// The host has crashed.
+    Down {
+        /// The name.
+        name: String,
+    },
     /// There is no host of this name.
     Unknown {
         /// The name.
@@ -47,6 +52,7 @@ impl fmt::Display for HostError {
             Self::AddressTaken { address, by } => {
                 write!(f, "{address} belongs to host '{by}': choose another address")
             }
+            Self::Down { name } => write!(f, "the host '{name}' is down: restart it"),
             Self::Unknown { name } => write!(f, "there is no host '{name}': make it first"),
         }
     }

@@ -1,12 +1,17 @@
 //! A network in a box: unmodified protocols under virtual time, from one seed always the same.
 
+#![allow(dead_code, reason = "what links and TCP use is laid out before they are there")]
+
 mod addresses;
+mod control;
 mod driver;
+mod dump;
 mod error;
 mod faults;
 mod faulty;
 mod host;
 mod links;
+mod names;
 mod network;
 mod packet;
 mod queue;

@@ -57,6 +57,8 @@ pub(crate) struct Net {
     pub(crate) hosts: Vec<HostState>,
     pub(super) addresses: AddressTable,
     pub(super) groups: udp::Groups,
+    /// Memory for the queues of sockets.
+    pub(super) spare_queues: Vec<VecDeque<udp::Received>>,
     pub(crate) links: Links,
     pub(crate) rng: Rng,
     pub(crate) trace: Trace,
@@ -69,7 +71,7 @@ pub(crate) struct Net {
 pub(super) const EPOCH_SECONDS: u64 = 946_684_800;
 /// The MTU of interfaces; links may be narrower.
 pub(crate) const MTU: u32 = 1_500;
-const LOOPBACK_MTU: u32 = 65_536;
+pub(crate) const LOOPBACK_MTU: u32 = 65_536;
 
 /// The date and time at a moment of virtual time.
 pub(crate) fn system_time(now: u64) -> SystemTime {
@@ -77,6 +79,7 @@ pub(crate) fn system_time(now: u64) -> SystemTime {
 }
 
 impl Net {
+    #[allow(clippy::disallowed_methods, reason = "an `Instant` has no other origin; none is shown")]
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             base: Instant::now(),
@@ -88,6 +91,7 @@ impl Net {
             hosts: Vec::new(),
             addresses: AddressTable::default(),
             groups: udp::Groups::default(),
+            spare_queues: Vec::new(),
             links: Links::default(),
             rng: Rng::with_seed(seed),
             trace: Trace::default(),
@@ -294,6 +298,13 @@ impl Net {
             }
         }
         true
+    }
+
+    /// Gives memory back that a burst had needed.
+    pub(crate) fn shrink(&mut self) {
+        if self.flights.is_empty() {
+            self.flights.shrink_to_fit();
+        }
     }
 
     /// A packet arrives.

@@ -106,8 +106,9 @@ impl Packet {
         let ip = ip_header_len(self.destination.ip());
         ip + match &self.body {
             Body::Udp(payload) => 8 + payload.len(),
+            // A SYN has an option for the segment size, and one for the scale of windows.
             Body::Tcp(segment) => {
-                20 + 4 * usize::from(segment.mss.is_some()) + segment.payload.len()
+                20 + 8 * usize::from(segment.mss.is_some()) + segment.payload.len()
             }
             // The header of ICMP, and of the packet that it is about the first 8 bytes.
             Body::Icmp(_) => 8 + ip + 8,

@@ -1,7 +1,6 @@
 //! The world: hosts, and the loop that lets time pass.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use super::driver::SimDriver;
 use super::error::HostError;
 use super::host::{HostId, HostState};
 use super::network::{Net, SharedNet};
-use super::turn::{Buffers, Hook, Mail, Wants};
+use super::turn::{Buffers, Hook, Mail, Surroundings, Wants};
 use crate::error::RunError;
 use crate::{Handle, Reactor};
 
@@ -51,25 +50,23 @@ use crate::{Handle, Reactor};
 /// ```
 pub struct World {
     pub(super) net: SharedNet,
-    slots: RefCell<Vec<Slot>>,
-    pub(super) names: RefCell<BTreeMap<Rc<str>, HostId>>,
-    /// Hosts that were called into outside of their turns.
-    touched: Rc<RefCell<Vec<HostId>>>,
+    pub(super) slots: RefCell<Vec<Slot>>,
+    pub(super) around: Rc<Surroundings>,
     mail: Arc<Mail>,
     buffers: RefCell<Buffers>,
-    running: Cell<bool>,
-    catch_panics: Cell<bool>,
+    pub(super) running: Cell<bool>,
+    pub(super) catch_panics: Cell<bool>,
 }
 
 /// What the world keeps of a host beside the network's view.
-struct Slot {
+pub(super) struct Slot {
     /// `None` while the host is down.
-    reactor: Option<Rc<Reactor>>,
-    hook: Rc<Hook>,
+    pub(super) reactor: Option<Rc<Reactor>>,
+    pub(super) hook: Rc<Hook>,
     /// The network's time at which the reactor was made: its clock began there.
-    born: u64,
+    pub(super) born: u64,
     /// A stop has come to its end: as if `run` had returned.
-    stopped: bool,
+    pub(super) stopped: bool,
     /// Turns that it took at the instant `turned_at`.
     turns: u32,
     turned_at: u64,
@@ -83,11 +80,11 @@ const TURN_NS: u64 = 1_000;
 impl World {
     /// A world without hosts. All that is left to chance in it follows from the seed.
     pub fn new(seed: u64) -> Self {
+        let net = Rc::new(RefCell::new(Net::new(seed)));
         Self {
-            net: Rc::new(RefCell::new(Net::new(seed))),
+            around: Rc::new(Surroundings::new(&net)),
+            net,
             slots: RefCell::default(),
-            names: RefCell::default(),
-            touched: Rc::default(),
             mail: Arc::default(),
             buffers: RefCell::default(),
             running: Cell::new(false),
@@ -97,6 +94,9 @@ impl World {
 
     /// Makes a host, and gives the handle of its reactor.
     ///
+    /// The handle carries the whole API of a [`Reactor`], and is good for as long as the world is.
+    /// Other hosts find the host by its name, too: it is in the world's table of names.
+    ///
     /// # Errors
     /// [`HostError`] when the name or an address is taken, or is none.
     pub fn host<A>(&self, name: &str, addresses: A) -> Result<Handle, HostError>
@@ -105,39 +105,44 @@ impl World {
         A::Error: Into<HostError>,
     {
         let addresses: HostAddresses = addresses.try_into().map_err(Into::into)?;
-        if self.names.borrow().contains_key(name) {
+        if self.around.names.hosts.borrow().contains_key(name) {
             return Err(HostError::NameTaken { name: name.to_owned() });
         }
         let name: Rc<str> = name.into();
-        let id = {
-            let net = &mut *self.net.borrow_mut();
-            for &(address, _) in &addresses.list {
-                if let Some(other) = net.addresses.get(address) {
-                    let by = net.host(other).name.to_string();
-                    return Err(HostError::AddressTaken { address, by });
-                }
-            }
-            let id = HostId(net.hosts.len() as u32);
-            net.hosts.push(HostState::new(Rc::clone(&name), &addresses.list));
-            for &(address, _) in &addresses.list {
-                net.addresses.insert(address, id);
-            }
-            id
-        };
-        self.names.borrow_mut().insert(name, id);
-        let slot = self.boot(id);
-        let handle = slot.reactor.as_ref().map(|reactor| (***reactor).clone());
+        let id = self.add(&name, &addresses)?;
+        self.around.names.add_host(&name, id, &addresses.list);
+        let (slot, handle) = self.boot(id);
         self.slots.borrow_mut().push(slot);
-        handle.ok_or(HostError::Unknown { name: String::new() })
+        Ok(handle)
     }
 
-    fn boot(&self, id: HostId) -> Slot {
+    /// Puts a host on the network.
+    fn add(&self, name: &Rc<str>, addresses: &HostAddresses) -> Result<HostId, HostError> {
+        let net = &mut *self.net.borrow_mut();
+        for &(address, _) in &addresses.list {
+            if let Some(other) = net.addresses.get(address) {
+                let by = net.host(other).name.to_string();
+                return Err(HostError::AddressTaken { address, by });
+            }
+        }
+        let id = HostId(net.hosts.len() as u32);
+        net.hosts.push(HostState::new(Rc::clone(name), &addresses.list));
+        for &(address, _) in &addresses.list {
+            net.addresses.insert(address, id);
+        }
+        Ok(id)
+    }
+
+    /// A reactor for a host that has none.
+    pub(super) fn boot(&self, id: HostId) -> (Slot, Handle) {
         let driver = SimDriver::new(Rc::clone(&self.net), id, Arc::clone(&self.mail));
         let reactor = Reactor::with_driver(Box::new(driver), self.catch_panics.get());
-        let hook = Rc::new(Hook::new(id, &self.touched));
+        let hook = Rc::new(Hook::new(id, &self.around));
         reactor.inner.simulate(Rc::clone(&hook));
         let born = self.net.borrow().now;
-        Slot { reactor: Some(Rc::new(reactor)), hook, born, stopped: false, turns: 0, turned_at: 0 }
+        let handle = (*reactor).clone();
+        let reactor = Some(Rc::new(reactor));
+        (Slot { reactor, hook, born, stopped: false, turns: 0, turned_at: 0 }, handle)
     }
 
     /// The virtual clock.
@@ -159,7 +164,9 @@ impl World {
         let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let until = self.net.borrow().now.saturating_add(length);
         while self.next(until)? {}
-        self.net.borrow_mut().now = until;
+        let net = &mut *self.net.borrow_mut();
+        net.now = until;
+        net.shrink();
         Ok(())
     }
 
@@ -223,7 +230,7 @@ impl World {
         for id in self.mail.take() {
             self.settle(id);
         }
-        while let Some(id) = self.touched.borrow_mut().pop() {
+        while let Some(id) = self.around.touched.borrow_mut().pop() {
             self.slots.borrow()[id.0 as usize].hook.set_noted(false);
             self.settle(id);
         }
@@ -277,8 +284,10 @@ impl World {
         let left = reactor.simulated_turn()?;
         drop(turn);
         if left {
-            self.slots.borrow_mut()[id.0 as usize].stopped = true;
             reactor.reclaim(&mut self.buffers.borrow_mut());
+            let slot = &mut self.slots.borrow_mut()[id.0 as usize];
+            // In the turn it may have crashed, and another have come into its place.
+            slot.stopped |= slot.reactor.as_ref().is_some_and(|now| Rc::ptr_eq(now, &reactor));
         }
         Ok(true)
     }

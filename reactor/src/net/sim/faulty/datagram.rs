@@ -9,7 +9,7 @@ use super::super::host::HostId;
 use super::super::links::Call;
 use super::super::network::SharedNet;
 use super::super::packet::UDP;
-use super::super::udp;
+use super::super::udp::UdpSocket;
 use super::{Faulty, check_opening};
 use crate::datagram::{Capabilities, Family, Metadata, SourceFilter};
 use crate::net::{
@@ -29,16 +29,16 @@ pub(crate) fn open_datagram(
     if spec.bind.is_some() {
         check(Call::Bind).map_err(OpenError::Bind)?;
     }
-    let inner: Rc<dyn DatagramSocket> = Rc::new(udp::UdpSocket::open(net, host, spec, token)?);
+    let inner = UdpSocket::open(net, host, spec, token)?;
     Ok(Rc::new(Faulty::new(net, host, UDP, token, inner)))
 }
 
-impl Faulty<dyn DatagramSocket> {
+impl Faulty<UdpSocket> {
     /// Sends those of the batch that come before the first that is refused. Of each the rules are
     /// asked once.
     fn send_under_rules(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
         let (local, peer) = (self.inner.local_addr().ok(), self.inner.peer_addr().ok());
-        let (mut free, mut refused) = self.asked.take();
+        let (mut free, mut refused) = self.faults().asked.take();
         while let Some(datagram) = batch.queue.get(free)
             && refused.is_none()
         {
@@ -52,30 +52,19 @@ impl Faulty<dyn DatagramSocket> {
             return Err(io::Error::from_raw_os_error(errno));
         }
         let end = free.min(batch.queue.len());
-        let result = self.pass(&SendBatch { queue: &batch.queue[..end], ..*batch });
+        let result = self.inner.send(&SendBatch { queue: &batch.queue[..end], ..*batch });
         let gone = match &result {
             Ok(sent) => *sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => 1,
         };
         // What was refused for want of room is to be asked about when there may be some.
-        self.asked.set((free - gone, refused.filter(|errno| *errno != libc::EAGAIN)));
-        result
-    }
-
-    fn pass(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
-        let result = self.inner.send(batch);
-        // A rule may have kept the reactor's wish from the socket.
-        if self.watching.get()
-            && result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
-        {
-            self.inner.watch_writable(true)?;
-        }
+        self.faults().asked.set((free - gone, refused.filter(|errno| *errno != libc::EAGAIN)));
         result
     }
 }
 
-impl DatagramSocket for Faulty<dyn DatagramSocket> {
+impl DatagramSocket for Faulty<UdpSocket> {
     fn family(&self) -> Family {
         self.inner.family()
     }
@@ -116,7 +105,7 @@ impl DatagramSocket for Faulty<dyn DatagramSocket> {
     }
 
     fn send(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
-        if self.is_spared() { self.pass(batch) } else { self.send_under_rules(batch) }
+        if self.is_spared() { self.inner.send(batch) } else { self.send_under_rules(batch) }
     }
 
     fn next_error(&self) -> io::Result<Option<QueuedError>> {
@@ -127,12 +116,7 @@ impl DatagramSocket for Faulty<dyn DatagramSocket> {
         self.inner.take_error()
     }
 
-    /// While a rule keeps the socket from sending, that it has room is nothing to tell.
     fn watch_writable(&self, on: bool) -> io::Result<()> {
-        self.watching.set(on);
-        if on && self.waiter.waits.get() {
-            return Ok(());
-        }
         self.inner.watch_writable(on)
     }
 

@@ -10,7 +10,7 @@
 mod datagram;
 mod stream;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -25,34 +25,42 @@ pub(super) use stream::{listen_stream, open_stream};
 /// How long something that was refused is left alone before the reactor is told of it again.
 const AGAIN_NS: u64 = 1_000_000;
 
-/// A socket under rules.
-struct Faulty<S: ?Sized> {
+/// A socket under rules: `S` is the socket, or what holds it.
+struct Faulty<S> {
     net: SharedNet,
     host: HostId,
     protocol: u8,
+    token: usize,
+    /// Made when a rule first has something to say: most sockets never meet one.
+    faults: OnceCell<Box<Faults>>,
+    inner: S,
+}
+
+/// What is remembered of refusals.
+struct Faults {
     waiter: Rc<Waiter>,
     /// When a call that takes something was last refused.
     refused_at: Cell<Option<u64>>,
-    /// The reactor waits for room to send.
-    watching: Cell<bool>,
     /// Of the datagrams to send next, how many the rules let pass, and the errno with which they
     /// refuse the one after.
     asked: Cell<(usize, Option<i32>)>,
-    inner: Rc<S>,
 }
 
-impl<S: ?Sized> Faulty<S> {
-    fn new(net: &SharedNet, host: HostId, protocol: u8, token: usize, inner: Rc<S>) -> Self {
-        Self {
-            net: Rc::clone(net),
-            host,
-            protocol,
-            waiter: Rc::new(Waiter { signal: Signal::new(token), waits: Cell::new(false) }),
-            refused_at: Cell::new(None),
-            watching: Cell::new(false),
-            asked: Cell::default(),
-            inner,
-        }
+impl<S> Faulty<S> {
+    fn new(net: &SharedNet, host: HostId, protocol: u8, token: usize, inner: S) -> Self {
+        let (net, faults) = (Rc::clone(net), OnceCell::new());
+        Self { net, host, protocol, token, faults, inner }
+    }
+
+    fn faults(&self) -> &Faults {
+        self.faults.get_or_init(|| {
+            let waiter = Waiter { signal: Signal::new(self.token), waits: Cell::new(false) };
+            Box::new(Faults {
+                waiter: Rc::new(waiter),
+                refused_at: Cell::default(),
+                asked: Cell::default(),
+            })
+        })
     }
 
     #[inline]
@@ -71,7 +79,7 @@ impl<S: ?Sized> Faulty<S> {
             None => Ok(()),
             Some(refusal) => {
                 if refusal.errno == libc::EAGAIN {
-                    net.wait(self.host, &self.waiter, refusal.until_ns);
+                    net.wait(self.host, &self.faults().waiter, refusal.until_ns);
                 }
                 Err(io::Error::from_raw_os_error(refusal.errno))
             }
@@ -81,15 +89,16 @@ impl<S: ?Sized> Faulty<S> {
     /// Asks the rules about a call that takes something.
     fn check_taking(&self, attempt: &Attempt) -> io::Result<()> {
         let net = &mut *self.net.borrow_mut();
-        if self.refused_at.get() == Some(net.now) && net.links.would_refuse(net.now, attempt) {
-            net.wait(self.host, &self.waiter, Some(net.now.saturating_add(AGAIN_NS)));
+        let Faults { waiter, refused_at, .. } = self.faults();
+        if refused_at.get() == Some(net.now) && net.links.would_refuse(net.now, attempt) {
+            net.wait(self.host, waiter, Some(net.now.saturating_add(AGAIN_NS)));
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let Some(refusal) = net.refuses(attempt) else { return Ok(()) };
         if refusal.errno == libc::EAGAIN {
-            net.wait(self.host, &self.waiter, refusal.until_ns);
+            net.wait(self.host, waiter, refusal.until_ns);
         } else {
-            self.refused_at.set(Some(net.now));
+            refused_at.set(Some(net.now));
         }
         Err(io::Error::from_raw_os_error(refusal.errno))
     }

@@ -45,7 +45,7 @@ pub(crate) fn open_stream(
     Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
 }
 
-impl ListenSocket for Faulty<dyn ListenSocket> {
+impl ListenSocket for Faulty<Rc<dyn ListenSocket>> {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
     }
@@ -67,13 +67,13 @@ impl ListenSocket for Faulty<dyn ListenSocket> {
     }
 }
 
-impl Faulty<dyn StreamSocket> {
+impl Faulty<Rc<dyn StreamSocket>> {
     fn transfer(&self, call: Call) -> Attempt {
         self.attempt(call, self.inner.local_addr().ok(), self.inner.peer_addr().ok())
     }
 }
 
-impl StreamSocket for Faulty<dyn StreamSocket> {
+impl StreamSocket for Faulty<Rc<dyn StreamSocket>> {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
     }

@@ -241,6 +241,11 @@ impl Links {
         self.rules.would_refuse(now_ns, attempt)
     }
 
+    /// The rules in force, as text for people.
+    pub(crate) fn write_rules(&self, now_ns: u64, text: &mut dyn fmt::Write) -> fmt::Result {
+        self.rules.write(now_ns, text)
+    }
+
     /// How many rules were lifted so far: when it grows, a socket that was refused may try again.
     #[inline]
     pub(crate) fn lifts(&self) -> u64 {

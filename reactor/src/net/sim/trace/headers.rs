@@ -5,11 +5,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::net::sim::packet::{Body, IcmpError, IcmpKind, Packet, Segment, TCP, UDP};
+use crate::net::sim::packet::{Body, Flags, IcmpError, IcmpKind, Packet, Segment, TCP, UDP};
 
 const ICMP: u8 = 1;
 const ICMP_V6: u8 = 58;
 const DONT_FRAGMENT: u16 = 0x4000;
+/// The scale that every SYN announces: simulated windows have 32 bits, those of the wire 16.
+const WINDOW_SCALE: u8 = 7;
 /// Bytes of the packet that a report is about, beyond its IP header.
 const QUOTED: usize = 8;
 
@@ -125,13 +127,17 @@ fn append_tcp(source: u16, destination: u16, segment: &Segment, out: &mut Vec<u8
     append_u16(destination.into(), out);
     out.extend(segment.seq.to_be_bytes());
     out.extend(segment.ack.to_be_bytes());
-    let words = if segment.mss.is_some() { 6 } else { 5 };
+    let words = if segment.mss.is_some() { 7 } else { 5 };
     out.extend([words << 4, segment.flags.0]);
-    append_u16(segment.window as usize, out);
+    let window = segment.window as usize;
+    // That of a SYN is not scaled (RFC 7323, section 2.2).
+    let is_syn = segment.flags.contains(Flags::SYN);
+    append_u16(if is_syn { window } else { window.div_ceil(1 << WINDOW_SCALE) }, out);
     out.extend([0; 4]);
     if let Some(mss) = segment.mss {
         out.extend([2, 4]);
         append_u16(mss.into(), out);
+        out.extend([1, 3, 3, WINDOW_SCALE]);
     }
 }
 

@@ -59,14 +59,25 @@ fn every_kind_of_packet_is_as_long_as_the_links_count_it() {
     let v6 = udp("[fd00::1]:1000", "[fd00::2]:53", b"odd");
     assert_eq!(bytes(&v6)[..8], [0x60, 0x20, 0, 0, 0, 11, 17, 64]);
     let syn = tcp(Flags::SYN, b"", Some(1_460));
-    assert_eq!(bytes(&syn)[40..], [2, 4, 5, 0xb4]);
-    bytes(&tcp(Flags::ACK | Flags::PSH, b"hello", None));
+    assert_eq!(bytes(&syn)[40..], [2, 4, 5, 0xb4, 1, 3, 3, 7]);
+    let data = bytes(&tcp(Flags::ACK | Flags::PSH, b"hello", None));
+    assert_eq!(data[34..36], [0, 71], "a window of 9,000, in units of 128");
     for kind in [IcmpKind::PortUnreachable, IcmpKind::TooBig { mtu: 1_280 }] {
         bytes(&icmp(kind, &v6, UDP));
         bytes(&icmp(kind, &syn, TCP));
     }
     bytes(&udp("10.0.0.1:1", "10.0.0.2:1", &[0; 65_507]));
     bytes(&udp("[fd00::1]:1", "[fd00::2]:1", &[0; 65_527]));
+}
+
+#[test]
+fn a_checksum_of_udp_is_never_zero_which_would_say_that_there_is_none() {
+    let at = 20 + 6;
+    let zeros = bytes(&udp("10.0.0.1:1000", "10.0.0.2:53", &[0, 0]));
+    // With its own checksum for a payload the sum of the packet is 0xffff, of which 0 is the
+    // complement.
+    let packet = udp("10.0.0.1:1000", "10.0.0.2:53", &zeros[at..at + 2]);
+    assert_eq!(bytes(&packet)[at..at + 2], [0xff, 0xff]);
 }
 
 /// The blocks of a file: type and body, after a look at their lengths.

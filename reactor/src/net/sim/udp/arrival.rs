@@ -37,7 +37,13 @@ fn enqueue(net: &mut Net, to: HostId, state: &Rc<State>, interface: u32, packet:
     if !state.admits(payload.len()) {
         return;
     }
-    state.queue.borrow_mut().push_back(Received {
+    let queue = &mut *state.queue.borrow_mut();
+    if queue.capacity() == 0
+        && let Some(spare) = net.spare_queues.pop()
+    {
+        *queue = spare;
+    }
+    queue.push_back(Received {
         payload,
         source: packet.source,
         destination: packet.destination.ip(),

@@ -26,6 +26,7 @@ mod table;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 
@@ -60,11 +61,12 @@ pub(super) struct State {
     metadata: Cell<Metadata>,
     /// The way to the destination of the last send.
     path: Cell<Option<Path>>,
-    unsent: RefCell<Unsent>,
+    /// Made when a datagram first meets a narrow link.
+    unsent: RefCell<Option<Box<Unsent>>>,
 }
 
 /// A datagram that waits to be read.
-struct Received {
+pub(super) struct Received {
     payload: Rc<[u8]>,
     source: SocketAddr,
     destination: IpAddr,
@@ -142,6 +144,25 @@ impl State {
     /// Whether it is bound so that it covers `ip`: to that address, or to all of its family.
     fn covers(&self, ip: IpAddr) -> bool {
         covers(self.local.get().ip(), self.family, ip)
+    }
+}
+
+/// For `World::dump`.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.local.get())?;
+        if let Some(peer) = self.peer.get() {
+            write!(f, " connected to {peer}")?;
+        }
+        let (waiting, drops) = (self.queue.borrow().len(), self.drops.get());
+        write!(f, ", {waiting} datagrams to read ({} bytes)", self.charged.get())?;
+        if drops > 0 {
+            write!(f, ", {drops} dropped")?;
+        }
+        match self.errors.borrow().waiting() {
+            0 => Ok(()),
+            reports => write!(f, ", {reports} reports of errors"),
+        }
     }
 }
 

@@ -43,10 +43,7 @@ impl State {
     /// (`sock_def_write_space`).
     #[inline]
     pub(super) fn has_room(&self, net: &mut Net, host: HostId) -> bool {
-        let unsent = &mut *self.unsent.borrow_mut();
-        if unsent.queue.is_empty() {
-            return true;
-        }
+        let Some(unsent) = &mut *self.unsent.borrow_mut() else { return true };
         unsent.forget_until(net.now);
         let size = self.options.borrow().send_buffer as usize;
         let has_room = unsent.bytes < size;
@@ -64,7 +61,8 @@ impl State {
     pub(super) fn sent(&self, net: &Net, len: usize) {
         let departs = net.links.departs_ns();
         if departs > net.now {
-            let unsent = &mut *self.unsent.borrow_mut();
+            let mut unsent = self.unsent.borrow_mut();
+            let unsent = unsent.get_or_insert_default();
             unsent.queue.push_back((departs, charge(len)));
             unsent.bytes += charge(len);
         }

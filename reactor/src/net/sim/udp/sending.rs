@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::super::host::{HostId, HostState, LOOPBACK, same_network};
 use super::super::links::Reason;
-use super::super::network::{MTU, Net};
+use super::super::network::{LOOPBACK_MTU, MTU, Net};
 use super::super::packet::{Body, IcmpError, IcmpKind, Packet, UDP, ip_header_len};
 use super::super::trace::TraceEvent;
 use super::options::Options;
@@ -211,8 +211,9 @@ impl State {
             return Ok(());
         }
         let mtu = match target {
-            Target::One(path) if path.to == host => return Ok(()),
-            Target::Many { interface: LOOPBACK, .. } => return Ok(()),
+            Target::Many { interface: LOOPBACK, .. } => LOOPBACK_MTU,
+            // Also what a host sends to itself has the MTU of its way.
+            Target::One(path) if path.to == host => LOOPBACK_MTU,
             _ if options.path_mtu == DONT_FRAGMENT => net.path_mtu(host, destination.ip()),
             _ => MTU,
         };
@@ -308,7 +309,8 @@ impl Net {
         } else {
             self.groups.of(group).filter(|(host, _)| *host != from).collect()
         };
-        if loops && self.groups.has(group, from, interface) {
+        // What leaves by loopback comes back in any case: that is the way of this interface.
+        if (loops || interface == LOOPBACK) && self.groups.has(group, from, interface) {
             self.transmit_by(from, from, interface, packet.clone());
         }
         for (to, at) in members {

@@ -1,6 +1,7 @@
 //! The socket as the reactor holds it.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -27,6 +28,9 @@ pub(crate) struct UdpSocket {
     /// Where it was bound before it had a peer.
     unconnected: Cell<Option<SocketAddr>>,
 }
+
+/// Memory of queues that is kept for the next socket that receives.
+const SPARE_QUEUES: usize = 256;
 
 fn errno(number: i32) -> io::Error {
     io::Error::from_raw_os_error(number)
@@ -242,6 +246,15 @@ impl DatagramSocket for UdpSocket {
                 source: self.shown(received.source, received.interface),
                 meta,
             });
+        }
+        if queue.is_empty() && queue.capacity() > 0 {
+            // Idle sockets hold no memory.
+            let spares = &mut self.net.borrow_mut().spare_queues;
+            if spares.len() < SPARE_QUEUES {
+                spares.push(std::mem::take(&mut *queue));
+            } else {
+                *queue = VecDeque::new();
+            }
         }
         match batch.messages.len() {
             0 => Err(io::ErrorKind::WouldBlock.into()),
