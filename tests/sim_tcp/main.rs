@@ -2,6 +2,7 @@
 
 mod closing;
 mod comparison;
+mod hosts;
 mod opening;
 mod random;
 mod scenarios;

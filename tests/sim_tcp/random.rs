@@ -37,6 +37,9 @@ struct Told {
     transport: Option<Transport>,
 }
 
+/// The sides of a connection, the server's first.
+type Pair = [Rc<RefCell<Told>>; 2];
+
 /// Acts at random whenever it is called.
 struct Program {
     told: Rc<RefCell<Told>>,
@@ -158,7 +161,7 @@ fn act_later(program: &Program, transport: &Transport) {
 }
 
 /// Ten connections between two hosts; gives what was told, by side, and the packets.
-fn run(seed: u64) -> anyhow::Result<(Vec<[Rc<RefCell<Told>>; 2]>, Vec<u8>)> {
+fn run(seed: u64) -> anyhow::Result<(Vec<Pair>, Vec<u8>)> {
     let mut chance = Chance(seed);
     let world = World::new(seed);
     let (server, client) = (world.host("server", "10.0.0.1")?, world.host("client", "10.0.0.2")?);
@@ -173,7 +176,7 @@ fn run(seed: u64) -> anyhow::Result<(Vec<[Rc<RefCell<Told>>; 2]>, Vec<u8>)> {
     let shared = Rc::new(RefCell::new(Chance(seed ^ 0xfeed)));
     let mut pairs = Vec::new();
     for number in 0..10 {
-        let pair: [Rc<RefCell<Told>>; 2] = Default::default();
+        let pair = Pair::default();
         let program = |side: usize| Program {
             told: Rc::clone(&pair[side]),
             chance: Rc::clone(&shared),

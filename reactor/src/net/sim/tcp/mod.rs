@@ -82,13 +82,6 @@ impl Table {
     }
 }
 
-impl Table {
-    /// A line for each socket, for `World::dump`.
-    pub(crate) fn dump(&self, _text: &mut String) -> std::fmt::Result {
-        Ok(())
-    }
-}
-
 /// The host goes down: everything is forgotten, nobody is told.
 pub(crate) fn crash(net: &mut Net, host: HostId) {
     net.host_mut(host).tcp.stack = None;
