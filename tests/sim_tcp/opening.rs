@@ -168,6 +168,32 @@ fn connections_that_nobody_accepts_wait_or_try_again() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_port_forgets_those_for_whom_its_backlog_never_had_room() -> anyhow::Result<()> {
+    let (world, server, client) = two_hosts();
+    let at_server = Log::default();
+    let sides = (0..10).map(|_| Side::new(&at_server)).collect::<Vec<_>>();
+    let options = TcpOptions::parse("10.0.0.1:7")?.backlog(3).start_paused(true);
+    let port = server.listen_tcp(options, super::support::server(sides))?;
+    for _ in 0..10 {
+        attempt(&client, ConnectOptions::parse("10.0.0.1:7")?)?;
+    }
+    // Longer than the server repeats its answers.
+    world.run_for(100 * SECOND)?;
+    port.resume_accepting()?;
+    world.run_for(SECOND)?;
+    assert_eq!(lines(&at_server), ["made"; 4]);
+    // The clients believe that they are connected, and are told better when they speak.
+    let transports = client.streams();
+    assert_eq!(transports.len(), 10);
+    for transport in &transports {
+        transport.write(b"x")?;
+    }
+    world.run_for(SECOND)?;
+    assert_eq!(client.streams().len(), 4);
+    Ok(())
+}
+
+#[test]
 fn a_connection_is_not_taken_while_descriptors_are_wanting() -> anyhow::Result<()> {
     let (world, server, client) = two_hosts();
     let at_server = Log::default();

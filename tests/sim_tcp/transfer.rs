@@ -146,8 +146,8 @@ impl Half {
     }
 }
 
-/// The protocol of a half; the halves know each other.
-struct Coupled(Rc<RefCell<Half>>, Rc<RefCell<Half>>);
+/// The protocol of a half; the halves know each other, and each keeps the other alive.
+struct Coupled(Rc<RefCell<Half>>, #[expect(dead_code, reason = "kept")] Rc<RefCell<Half>>);
 
 impl Protocol for Coupled {
     fn connection_made(&mut self, transport: &Transport) -> anyhow::Result<()> {

@@ -34,14 +34,14 @@ mod tcb;
 mod tests;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use self::address::{Place, Tuple, on_wire};
 use self::ports::Sharing;
 use self::sockets::{Owner, SimListener, SimStream, errno};
 use self::stack::{Listener, Stack, headers};
-use super::host::{HostId, Signal, same_network};
+use super::host::{HostAddress, HostId, Signal, broadcast_of, same_network};
 use super::network::{MTU, Net, SharedNet};
 use super::packet::{Body, IcmpError, IcmpKind, Packet};
 use crate::datagram::Family;
@@ -64,6 +64,17 @@ impl Table {
     /// A line for each socket, for `World::dump`.
     pub(crate) fn dump(&self, text: &mut String) -> fmt::Result {
         self.stack.as_ref().map_or(Ok(()), |stack| stack.dump(text))
+    }
+
+    /// Whether nothing is left of any connection or port.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.stack.as_ref().is_none_or(|stack| {
+            stack.connections.is_empty()
+                && stack.listeners.is_empty()
+                && stack.by_tuple.is_empty()
+                && stack.by_port.is_empty()
+        })
     }
 
     fn stack(&mut self) -> &mut Stack {
@@ -236,7 +247,13 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
         // This host, as Linux takes it.
         remote.set_ip(loopback_like(remote));
     }
-    if remote.ip().is_multicast() {
+    let is_broadcast = |own: &HostAddress| {
+        broadcast_of(own.ip, own.prefix_len).is_some_and(|all| remote.ip() == all)
+    };
+    if remote.ip().is_multicast()
+        || remote.ip() == Ipv4Addr::BROADCAST
+        || state.addresses.iter().any(is_broadcast)
+    {
         return Err(failed(libc::ENETUNREACH));
     }
     let asked = spec.bind.map(on_wire);
@@ -273,7 +290,7 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
 
 fn loopback_like(address: SocketAddr) -> IpAddr {
     match address {
-        SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
     }
 }

@@ -59,12 +59,7 @@ impl Tcb {
         self.timed = None;
         let sent = self.unsent_after(self.una).min(seq::distance(self.una, self.max));
         self.rto_at = Some(now + self.current_rto());
-        let segment = self.data(self.una, sent.min(self.mss as usize));
-        // Our FIN may have come to follow on it.
-        let fin = u32::from(segment.flags.contains(Flags::FIN));
-        let end = seq::after(segment.seq, segment.payload.len()).wrapping_add(fin);
-        (self.nxt, self.max) = (seq::max(self.nxt, end), seq::max(self.max, end));
-        Some(segment)
+        Some(self.data(self.una, sent.min(self.mss as usize)))
     }
 
     /// What follows on what was sent.
@@ -132,6 +127,7 @@ impl Tcb {
             flags |= Flags::PSH;
         }
         if is_last && self.fin {
+            // If this is the first time, `next` sends it once more: nothing holds it back.
             flags |= Flags::FIN;
         }
         self.segment(from, flags, Some(payload))

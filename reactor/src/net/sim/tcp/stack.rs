@@ -52,7 +52,8 @@ pub(super) struct Stack {
 
 /// A connection, and its socket.
 pub(super) struct Connection {
-    pub(super) tcb: Tcb,
+    /// Apart, since the slots of a host have room to grow.
+    pub(super) tcb: Box<Tcb>,
     pub(super) tuple: Tuple,
     /// Of the socket; none before it is accepted.
     signal: Option<Rc<Signal>>,
@@ -127,7 +128,7 @@ impl Stack {
     /// Adds a connection whose first segment has yet to leave.
     fn add(&mut self, tcb: Tcb, tuple: Tuple, options: &[StreamOption], now: u64) -> Key {
         let key = self.connections.insert(Connection {
-            tcb,
+            tcb: Box::new(tcb),
             tuple,
             signal: None,
             parent: None,
@@ -380,7 +381,7 @@ impl Stack {
             if connection.parent != Some(key) {
                 continue;
             }
-            connection.parent = None;
+            (connection.parent, connection.queued) = (None, false);
             match connection.tcb.state() {
                 // Its peer is told when it speaks next.
                 State::SynReceived => connection.tcb.forget(),

@@ -172,6 +172,16 @@ impl Rig {
 }
 
 impl Rig {
+    /// Closes everything; of that nothing may be left.
+    fn end(mut self, name: &str) {
+        (self.listener, self.streams) = (None, [None, None]);
+        let Some(net) = &self.net else { return };
+        while net.borrow_mut().advance(u64::MAX) {}
+        for host in &net.borrow().hosts {
+            assert!(host.tcp.is_empty(), "{name}: something is left on {}", host.name);
+        }
+    }
+
     /// Repeats a call until it has an answer, and has it again after some time.
     fn until_twice(&self, call: impl Fn(&Self) -> Option<String>) -> String {
         loop {
@@ -446,6 +456,7 @@ fn every_call_is_answered_as_by_the_kernel_and_raises_the_same_events() {
         let run = |mut rig: Rig| {
             let mut log = Vec::new();
             calls.iter().for_each(|&call| rig.call(call, &mut log));
+            rig.end(name);
             log
         };
         let simulated = run(Rig::simulated());
