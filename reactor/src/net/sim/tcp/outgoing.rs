@@ -129,10 +129,10 @@ impl Tcb {
         let is_last = end == self.end_of_data();
         let mut flags = Flags::ACK;
         if is_last && len > 0 {
-            flags = flags | Flags::PSH;
+            flags |= Flags::PSH;
         }
         if is_last && self.fin {
-            flags = flags | Flags::FIN;
+            flags |= Flags::FIN;
         }
         self.segment(from, flags, Some(payload))
     }

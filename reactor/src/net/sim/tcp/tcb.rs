@@ -206,6 +206,7 @@ impl Tcb {
     }
 
     /// Bytes that wait to be read, and to be acknowledged by the peer.
+    #[cfg(test)]
     pub(crate) fn queued(&self) -> (usize, usize) {
         (self.recv.len(), self.send.len())
     }
@@ -415,6 +416,7 @@ impl Tcb {
         self.error.take()
     }
 
+    #[cfg(test)]
     pub(crate) fn has_error(&self) -> bool {
         self.error.is_some()
     }
