@@ -186,8 +186,8 @@ impl World {
     /// let host = world.host("a", "10.0.0.1")?;
     /// let ticking = host.looping_call(Duration::from_secs(1), |_, _| {});
     /// let limit = Duration::from_secs(10);
-    /// assert!(world.run_until(|| ticking.active() && world.elapsed() >= limit)?);
-    /// ticking.cancel()?;
+    /// assert!(world.run_until(|| world.elapsed() >= limit)?);
+    /// ticking.stop()?;
     /// assert!(!world.run_until(|| false)?);
     /// # Ok::<(), anyhow::Error>(())
     /// ```
