@@ -71,7 +71,24 @@ impl Faulty<UdpSocket> {
         {
             self.inner.watch_writable(true)?;
         }
+        if let Ok(sent) = result {
+            self.record(batch, sent);
+        }
         result
+    }
+}
+
+impl Faulty<UdpSocket> {
+    /// For those who record what the host sends.
+    #[inline]
+    fn record(&self, batch: &SendBatch<'_>, sent: usize) {
+        if !self.net.borrow().tapes.is_empty()
+            && let Ok(from) = self.inner.local_addr()
+        {
+            let ends = (from, self.inner.peer_addr().ok());
+            let net = &mut *self.net.borrow_mut();
+            net.tapes.datagrams((net.now, self.host), ends, batch, sent);
+        }
     }
 }
 
