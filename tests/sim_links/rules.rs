@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use strand_reactor::sim::{Link, Rule};
+use strand_reactor::sim::{Call, Link, Rule};
 
 use super::support::{MS, Pair};
 
@@ -87,5 +87,19 @@ fn a_delay_holds_up_one_port_and_not_the_other() -> anyhow::Result<()> {
     pair.a.write_to(b"2", "10.0.0.2:2001".parse()?)?;
     pair.world.run_for(SECOND)?;
     assert_eq!(pair.at_b.numbers(), *b"21");
+    Ok(())
+}
+
+#[test]
+fn a_dump_of_the_world_shows_the_rules_in_force() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    let _split = pair.world.partition("a", "b")?;
+    pair.world.rule(Rule::drop().between(SECOND, 2 * SECOND))?.keep();
+    let _deaf = pair.world.rule(Rule::fail(Call::Receive, 12).from("b"))?;
+    pair.exchange()?;
+    let dump = pair.world.dump();
+    let rules: Vec<_> = dump.lines().filter(|line| line.starts_with("rule: ")).collect();
+    assert_eq!(rules[..2], ["rule: partition; applies, 2 hits", "rule: drop; applies, 0 hits"]);
+    assert!(rules[2].starts_with("rule: [Receive] fails: "), "{}", rules[2]);
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::inner::Stop;
 
 impl World {
     pub(super) fn find(&self, name: &str) -> Result<HostId, HostError> {
-        let found = self.names.borrow().get(name).copied();
+        let found = self.around.names.hosts.borrow().get(name).copied();
         found.ok_or_else(|| HostError::Unknown { name: name.to_owned() })
     }
 

@@ -1,7 +1,6 @@
 //! The world: hosts, and the loop that lets time pass.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,7 +51,6 @@ use crate::{Handle, Reactor};
 pub struct World {
     pub(super) net: SharedNet,
     pub(super) slots: RefCell<Vec<Slot>>,
-    pub(super) names: RefCell<BTreeMap<Rc<str>, HostId>>,
     pub(super) around: Rc<Surroundings>,
     mail: Arc<Mail>,
     buffers: RefCell<Buffers>,
@@ -69,24 +67,25 @@ pub(super) struct Slot {
     pub(super) born: u64,
     /// A stop has come to its end: as if `run` had returned.
     pub(super) stopped: bool,
-    /// Turns that it took at the instant `turned_at`.
+    /// Turns that it took without a pause, the last of them at `turned_at`.
     turns: u32,
     turned_at: u64,
 }
 
-/// Turns that a host may take while no time passes; then it waits for [`TURN_NS`], as the turns of
-/// a real one take time, and a program that always has work does not stop the clock.
+/// Turns that a host may take while no time passes. From then on each takes [`TURN_NS`], as the turns
+/// of a real one take time, until the host has nothing to do: a program that always has work does
+/// not stop the clock.
 const TURNS_AT_ONCE: u32 = 1_000;
 const TURN_NS: u64 = 1_000;
 
 impl World {
     /// A world without hosts. All that is left to chance in it follows from the seed.
     pub fn new(seed: u64) -> Self {
+        let net = Rc::new(RefCell::new(Net::new(seed)));
         Self {
-            net: Rc::new(RefCell::new(Net::new(seed))),
+            around: Rc::new(Surroundings::new(&net)),
+            net,
             slots: RefCell::default(),
-            names: RefCell::default(),
-            around: Rc::new(Surroundings::new()),
             mail: Arc::default(),
             buffers: RefCell::default(),
             running: Cell::new(false),
@@ -107,13 +106,12 @@ impl World {
         A::Error: Into<HostError>,
     {
         let addresses: HostAddresses = addresses.try_into().map_err(Into::into)?;
-        if self.names.borrow().contains_key(name) {
+        if self.around.names.hosts.borrow().contains_key(name) {
             return Err(HostError::NameTaken { name: name.to_owned() });
         }
         let name: Rc<str> = name.into();
         let id = self.add(&name, &addresses)?;
-        self.names.borrow_mut().insert(Rc::clone(&name), id);
-        self.around.names.set(&name, addresses.list.iter().map(|(ip, _)| *ip).collect());
+        self.around.names.add_host(&name, id, &addresses.list);
         let (slot, handle) = self.boot(id);
         self.slots.borrow_mut().push(slot);
         Ok(handle)
@@ -167,7 +165,9 @@ impl World {
         let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let until = self.net.borrow().now.saturating_add(length);
         while self.next(until)? {}
-        self.net.borrow_mut().now = until;
+        let net = &mut *self.net.borrow_mut();
+        net.now = until;
+        net.shrink();
         Ok(())
     }
 
@@ -265,14 +265,15 @@ impl World {
             let Some(reactor) = slot.reactor.as_ref().filter(|_| !slot.stopped) else {
                 return Ok(false);
             };
-            if slot.turned_at != now {
-                (slot.turned_at, slot.turns) = (now, 0);
+            if slot.turned_at.saturating_add(TURN_NS) < now {
+                slot.turns = 0;
             }
-            slot.turns += 1;
-            if slot.turns > TURNS_AT_ONCE {
+            slot.turns = slot.turns.saturating_add(1);
+            if slot.turns > TURNS_AT_ONCE && slot.turned_at == now {
                 self.net.borrow_mut().wake_at(id, now + TURN_NS);
                 return Ok(false);
             }
+            slot.turned_at = now;
             (Rc::clone(reactor), Rc::clone(&slot.hook))
         };
         if !has_events && reactor.wants() != Wants::Now {
@@ -285,8 +286,10 @@ impl World {
         let left = reactor.simulated_turn()?;
         drop(turn);
         if left {
-            self.slots.borrow_mut()[id.0 as usize].stopped = true;
             reactor.reclaim(&mut self.buffers.borrow_mut());
+            let slot = &mut self.slots.borrow_mut()[id.0 as usize];
+            // In the turn it may have crashed, and another have come into its place.
+            slot.stopped |= slot.reactor.as_ref().is_some_and(|now| Rc::ptr_eq(now, &reactor));
         }
         Ok(true)
     }

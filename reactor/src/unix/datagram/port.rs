@@ -356,6 +356,14 @@ impl UnixPort {
         }
     }
 
+    /// The port has a peer: what waits for that address goes before what is written to it now.
+    pub(crate) fn connected(&mut self, peer: UnixAddr) {
+        for waiting in &mut self.queue {
+            waiting.to.take_if(|to| *to == peer);
+        }
+        self.peer = Some(peer);
+    }
+
     /// Gives what waits for the peer its address: the port is about to lose that peer.
     pub(crate) fn address(&mut self, peer: &UnixAddr) {
         for waiting in &mut self.queue {

@@ -304,12 +304,13 @@ impl Tcb {
     /// # Errors
     /// `ENOTCONN` without a connection.
     pub(crate) fn shutdown_write(&mut self) -> Result<(), i32> {
+        // Linux tells it even where there is nothing to shut.
+        self.woken = true;
         if self.is_unconnected() {
             return Err(libc::ENOTCONN);
         }
         self.write_shut = true;
         self.begin_fin();
-        self.woken = true;
         Ok(())
     }
 
@@ -318,11 +319,12 @@ impl Tcb {
     /// # Errors
     /// As [`shutdown_write`](Self::shutdown_write).
     pub(crate) fn shutdown_read(&mut self) -> Result<(), i32> {
+        // Linux tells it even where there is nothing to shut.
+        self.woken = true;
         if self.is_unconnected() {
             return Err(libc::ENOTCONN);
         }
         self.read_shut = true;
-        self.woken = true;
         Ok(())
     }
 
@@ -415,6 +417,7 @@ impl Tcb {
         self.error.take()
     }
 
+    #[cfg(test)]
     pub(crate) fn has_error(&self) -> bool {
         self.error.is_some()
     }
