@@ -1,7 +1,7 @@
 //! The state of a UNIX datagram port, and the half of its work that needs no user code: sending,
 //! waiting for room, beginning to close.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -274,7 +274,7 @@ impl UnixPort {
 
     /// Offers what waits, each receiver's in order, and leaves those without room aside.
     pub(crate) fn flush(&mut self, agenda: &mut Agenda) {
-        let mut full: HashSet<Option<UnixAddr>> = HashSet::new();
+        let mut full: BTreeSet<Option<UnixAddr>> = BTreeSet::new();
         let mut progress = false;
         for waiting in std::mem::take(&mut self.queue) {
             if !full.contains(&waiting.to) {

@@ -52,7 +52,7 @@ struct Rig {
 
 impl Rig {
     fn kernel() -> Self {
-        let driver = OsDriver::new(false).expect("a driver");
+        let driver = OsDriver::new(false, std::time::Duration::ZERO).expect("a driver");
         Self::new(vec![Box::new(driver)], None, "127.0.0.1:0")
     }
 
