@@ -42,7 +42,7 @@ const PORT: u16 = 9_999;
 ///     fn datagram_received(&mut self, t: &DatagramTransport, d: Datagram<'_>) -> anyhow::Result<()> {
 ///         self.0 += 1;
 ///         if self.0 < 3 {
-///             t.write_with(d.payload(), d.reply())?;
+///             t.write_with(d.payload(), &d.reply())?;
 ///         }
 ///         Ok(())
 ///     }

@@ -32,7 +32,7 @@ use crate::net::SendBatch;
 /// let host = world.host("a", "10.0.0.1")?;
 /// let recorder = world.record("a")?;
 /// let to = "10.0.0.2:53".parse()?;
-/// host.listen_udp(9, P)?.write_with(b"hello", SendOptions::to(to).hop_limit(1))?;
+/// host.listen_udp(9, P)?.write_with(b"hello", &SendOptions::to(to).hop_limit(1))?;
 /// world.run_for(Duration::ZERO)?;
 ///
 /// let sent = &recorder.datagrams()[0];
