@@ -16,7 +16,8 @@ impl World {
         found.ok_or_else(|| HostError::Unknown { name: name.to_owned() })
     }
 
-    /// The handle of a host; that of its last life if it is down.
+    /// The handle of a host that is up, as [`host`](Self::host) and [`restart`](Self::restart) gave
+    /// it.
     ///
     /// # Errors
     /// [`HostError::Unknown`]; [`HostError::Down`].

@@ -22,8 +22,6 @@
 //! the next. Who calls into a reactor outside of its turns passes `Inner::touch`, which has the
 //! world ask again.
 
-#![allow(dead_code, reason = "what links and TCP use is laid out before they are there")]
-
 mod addresses;
 mod control;
 mod driver;

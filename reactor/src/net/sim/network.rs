@@ -185,6 +185,7 @@ impl Net {
     }
 
     /// As [`transmit_by`](Self::transmit_by); gives back what is too big, which is not yet lost.
+    #[allow(clippy::result_large_err, reason = "moved once, and only if the packet is too big")]
     pub(crate) fn offer(
         &mut self,
         from: HostId,
