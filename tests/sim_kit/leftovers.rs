@@ -56,7 +56,10 @@ fn streams_are_listed_on_both_hosts_until_they_are_gone() {
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].starts_with("host a: a connection from 10.0.0.1:"), "{found:?}");
     assert!(found[0].contains(" to 10.0.0.2:80, "), "{found:?}");
-    assert!(found[1].starts_with("host b: a connection from 10.0.0.2:80 to 10.0.0.1:"), "{found:?}");
+    assert!(
+        found[1].starts_with("host b: a connection from 10.0.0.2:80 to 10.0.0.1:"),
+        "{found:?}"
+    );
     connector.disconnect();
     world.run_for(Duration::from_secs(300)).unwrap();
     world.assert_nothing_left();
@@ -73,7 +76,10 @@ fn timers_are_counted_host_by_host() {
     let first = a.call_later(Duration::from_secs(10), |_| {});
     b.call_later(Duration::from_secs(9), |_| {});
     world.run_for(Duration::from_secs(1)).unwrap();
-    assert_eq!(list(&world), ["host a: 2 timers, the next in 9s", "host b: 1 timer, the next in 8s"]);
+    assert_eq!(
+        list(&world),
+        ["host a: 2 timers, the next in 9s", "host b: 1 timer, the next in 8s"]
+    );
     assert_eq!(world.leftovers_on("b").unwrap().len(), 1);
     assert!(world.leftovers_on("c").is_err());
     first.cancel().unwrap();
@@ -84,7 +90,9 @@ fn timers_are_counted_host_by_host() {
 }
 
 #[test]
-#[should_panic(expected = "left behind after 0ns:\n  host a: 1 timer, the next in 1s\n  host b: a UDP port at 0.0.0.0:9")]
+#[should_panic(
+    expected = "left behind after 0ns:\n  host a: 1 timer, the next in 1s\n  host b: a UDP port at 0.0.0.0:9"
+)]
 fn the_assertion_lists_what_is_left() {
     let world = World::new(1);
     world.host("a", "10.0.0.1").unwrap().call_later(Duration::from_secs(1), |_| {});

@@ -51,7 +51,9 @@ fn a_protocol_that_does_not_start_makes_no_pair() {
     let _watchdog = watchdog();
     let refused = || Port::quiet().on_start(|_| anyhow::bail!("not today"));
     for made in [pair(1, refused(), echo()), pair(1, echo(), refused())] {
-        assert!(matches!(made.unwrap_err(), ListenError::Protocol(error) if error.to_string() == "not today"));
+        assert!(
+            matches!(made.unwrap_err(), ListenError::Protocol(error) if error.to_string() == "not today")
+        );
     }
 }
 
