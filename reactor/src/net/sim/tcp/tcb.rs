@@ -204,7 +204,6 @@ impl Tcb {
     }
 
     /// Bytes that wait to be read, and to be acknowledged by the peer.
-    #[cfg(test)]
     pub(crate) fn queued(&self) -> (usize, usize) {
         (self.recv.len(), self.send.len())
     }
