@@ -89,7 +89,7 @@ impl Protocol for Side {
     fn connection_lost(&mut self, reason: ConnectionLost) {
         self.log.borrow_mut().push(match reason {
             ConnectionLost::Done => "done",
-            ConnectionLost::Reset { .. } => "reset",
+            ConnectionLost::Reset => "reset",
             ConnectionLost::Aborted => "aborted",
             _ => "otherwise",
         });
