@@ -3,12 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram as UnixSocket, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
 use socket2::SockRef;
 use strand_reactor::{
     ConnectionLost, Flow, Handle, PeerAddr, Protocol, Reactor, StreamLayer, TcpOptions, Transport,
+    UnixDatagram, UnixDatagramProtocol, UnixDatagramTransport,
 };
 
 type Log = Rc<RefCell<Vec<String>>>;
@@ -96,6 +99,72 @@ fn what_follows_urgent_data_is_read_without_waiting_for_more() {
         lab.port.resume_accepting().expect("open");
         turn_until(&lab.reactor, || *lab.got.borrow() == b"beforeafter");
     }
+}
+
+#[test]
+fn what_cuts_a_read_of_a_unix_stream_short_does_not_hide_the_rest_from_a_layer() {
+    let (reactor, got) = (reactor(), Rc::default());
+    let (mut near, far) = UnixStream::pair().expect("a pair");
+    let protocol = Collect {
+        log: Log::default(),
+        got: Rc::clone(&got),
+        made: Box::new(|transport| Ok(transport.push_layer(Plain)?)),
+    };
+    reactor.adopt_stream_connection(far, protocol).expect("adopted");
+    let ticked = Rc::<Cell<bool>>::default();
+    let tick = Rc::clone(&ticked);
+    reactor.call_later(Duration::from_millis(1), move |_: &Handle| tick.set(true));
+    turn_until(&reactor, || ticked.get());
+    near.write_all(b"before").expect("sent");
+    if SockRef::from(&near).send_out_of_band(b"!").is_err() {
+        return println!("skipped: no urgent data on UNIX sockets here");
+    }
+    near.write_all(b"after").expect("sent");
+    turn_until(&reactor, || *got.borrow() == b"beforeafter");
+}
+
+/// A socket whose conversion looks at the reactor, and takes a place in it.
+struct Curious<S>(S, Handle);
+
+impl<S: Into<OwnedFd>> From<Curious<S>> for OwnedFd {
+    fn from(curious: Curious<S>) -> Self {
+        let Curious(socket, handle) = curious;
+        let (one, two) = (UnixStream::pair().expect("a pair"), UnixSocket::pair().expect("a pair"));
+        let collect = Collect { log: Log::default(), got: Rc::default(), made: Box::new(|_| Ok(())) };
+        handle.adopt_stream_connection(one.0, collect).expect("adopted").unref().expect("open");
+        handle.adopt_unix_datagram_port(two.0, Ignore).expect("adopted").unref().expect("open");
+        socket.into()
+    }
+}
+
+struct Ignore;
+
+impl UnixDatagramProtocol for Ignore {
+    fn datagram_received(
+        &mut self,
+        transport: &UnixDatagramTransport,
+        _: UnixDatagram<'_>,
+    ) -> anyhow::Result<()> {
+        transport.reactor().stop();
+        Ok(())
+    }
+}
+
+#[test]
+fn the_conversion_of_an_adopted_socket_may_use_the_reactor() {
+    let reactor = reactor();
+    let (near, mut far) = UnixStream::pair().expect("a pair");
+    let got = Rc::default();
+    let collect =
+        Collect { log: Log::default(), got: Rc::clone(&got), made: Box::new(|_| Ok(())) };
+    reactor.adopt_stream_connection(Curious(near, reactor.clone()), collect).expect("adopted");
+    far.write_all(b"hello").expect("sent");
+    turn_until(&reactor, || *got.borrow() == b"hello");
+    let (near, far) = UnixSocket::pair().expect("a pair");
+    reactor.adopt_unix_datagram_port(Curious(near, reactor.clone()), Ignore).expect("adopted");
+    far.send(b"hello").expect("sent");
+    reactor.run().expect("the loop runs");
+    assert_eq!(reactor.stats().callback_panics, 0);
 }
 
 struct Plain;
