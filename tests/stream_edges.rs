@@ -68,8 +68,7 @@ struct Lab {
 fn lab(made: impl FnMut(&Transport) -> anyhow::Result<()> + 'static) -> Lab {
     let reactor = reactor();
     let (log, got) = (Log::default(), Rc::default());
-    let protocol =
-        Collect { log: Rc::clone(&log), got: Rc::clone(&got), made: Box::new(made) };
+    let protocol = Collect { log: Rc::clone(&log), got: Rc::clone(&got), made: Box::new(made) };
     let mut protocol = Some(protocol);
     let options = TcpOptions::parse("127.0.0.1:0").expect("an address").start_paused(true);
     let port = reactor.listen_tcp(options, move |_: PeerAddr| protocol.take()).expect("a port");
@@ -130,7 +129,8 @@ impl<S: Into<OwnedFd>> From<Curious<S>> for OwnedFd {
     fn from(curious: Curious<S>) -> Self {
         let Curious(socket, handle) = curious;
         let (one, two) = (UnixStream::pair().expect("a pair"), UnixSocket::pair().expect("a pair"));
-        let collect = Collect { log: Log::default(), got: Rc::default(), made: Box::new(|_| Ok(())) };
+        let collect =
+            Collect { log: Log::default(), got: Rc::default(), made: Box::new(|_| Ok(())) };
         handle.adopt_stream_connection(one.0, collect).expect("adopted").unref().expect("open");
         handle.adopt_unix_datagram_port(two.0, Ignore).expect("adopted").unref().expect("open");
         socket.into()
@@ -155,8 +155,7 @@ fn the_conversion_of_an_adopted_socket_may_use_the_reactor() {
     let reactor = reactor();
     let (near, mut far) = UnixStream::pair().expect("a pair");
     let got = Rc::default();
-    let collect =
-        Collect { log: Log::default(), got: Rc::clone(&got), made: Box::new(|_| Ok(())) };
+    let collect = Collect { log: Log::default(), got: Rc::clone(&got), made: Box::new(|_| Ok(())) };
     reactor.adopt_stream_connection(Curious(near, reactor.clone()), collect).expect("adopted");
     far.write_all(b"hello").expect("sent");
     turn_until(&reactor, || *got.borrow() == b"hello");
@@ -331,4 +330,173 @@ fn a_layer_that_wakes_itself_leaves_others_their_turn() {
         .looping_call(Duration::from_millis(1), move |_: &Handle, _| tick.set(tick.get() + 1))
         .unref();
     turn_until(&lab.reactor, || ticks.get() > 3 && woken.get() > 10);
+}
+
+#[test]
+fn a_shutdown_sends_what_was_written_through_layers() {
+    let lab = lab(|transport| {
+        transport.push_layer(Plain)?;
+        transport.write(b"goodbye")?;
+        transport.reactor().stop();
+        Ok(())
+    });
+    lab.port.resume_accepting().expect("open");
+    let mut stream = lab.connect();
+    lab.reactor.run().expect("the loop runs");
+    drop(lab.reactor);
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).expect("an end");
+    assert_eq!(all, b"goodbye");
+    assert_eq!(*lab.log.borrow(), ["Done"]);
+}
+
+/// Fails when it is dropped.
+struct Bomb(Rc<Cell<usize>>);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+        panic!("a drop that panics");
+    }
+}
+
+impl StreamLayer for Bomb {}
+
+struct Bombs {
+    _bomb: Bomb,
+}
+
+impl Protocol for Bombs {
+    fn connection_made(&mut self, transport: &Transport) -> anyhow::Result<()> {
+        transport.push_layer(Bomb(Rc::clone(&self._bomb.0)))?;
+        transport.lose_connection();
+        Ok(())
+    }
+
+    fn data_received(&mut self, _: &Transport, _: &[u8]) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_drop_that_panics_hurts_nobody_else() {
+    let (reactor, count) = (reactor(), Rc::<Cell<usize>>::default());
+    let (of_server, own) = (Rc::clone(&count), Bomb(Rc::clone(&count)));
+    let port = reactor
+        .listen_tcp("127.0.0.1:0", move |_: PeerAddr| {
+            let _keep = &own;
+            Some(Bombs { _bomb: Bomb(Rc::clone(&of_server)) })
+        })
+        .expect("a port");
+    let address = port.local_addr().expect("bound");
+    for _ in 0..2 {
+        // The factory of each client goes with its connector.
+        let (inner, own) = (Rc::clone(&count), Bomb(Rc::clone(&count)));
+        reactor
+            .connect_tcp(address, move |_: PeerAddr| {
+                let _keep = &own;
+                Some(Bombs { _bomb: Bomb(Rc::clone(&inner)) })
+            })
+            .map(drop)
+            .expect("an attempt");
+    }
+    let done = || count.get() == 4 * 2 + 2 && reactor.streams().is_empty();
+    while !done() {
+        reactor.iterate(Some(Duration::from_millis(20))).expect("a turn");
+    }
+    port.stop_listening();
+    reactor.run().expect("the loop runs");
+    assert_eq!(count.get(), 11);
+    assert_eq!(reactor.stats().callback_panics, 11);
+}
+
+/// Notes what it is told before it is attached.
+#[derive(Default)]
+struct Ordered(Rc<RefCell<Vec<&'static str>>>);
+
+impl StreamLayer for Ordered {
+    fn attached(&mut self, _: &Transport, _: &mut Flow) -> anyhow::Result<()> {
+        self.0.borrow_mut().push("attached");
+        Ok(())
+    }
+
+    fn woken(&mut self, _: &mut Flow) -> anyhow::Result<()> {
+        self.0.borrow_mut().push("woken");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_layer_is_attached_before_it_is_woken() {
+    let log = Rc::<RefCell<Vec<&'static str>>>::default();
+    let note = Rc::clone(&log);
+    let lab = lab(move |transport| {
+        transport.push_layer(Plain)?;
+        transport.wake_layers();
+        transport.push_layer(Ordered(Rc::clone(&note)))?;
+        transport.wake_layers();
+        Ok(())
+    });
+    lab.port.resume_accepting().expect("open");
+    let _stream = lab.connect();
+    turn_until(&lab.reactor, || log.borrow().len() >= 2);
+    assert_eq!(*log.borrow(), ["attached", "woken"]);
+}
+
+#[test]
+fn times_without_end_are_no_error() {
+    let reactor = reactor();
+    let options =
+        TcpOptions::parse("127.0.0.1:0").expect("an address").close_timeout(Duration::MAX);
+    let log = Log::default();
+    let (got, note) = (Rc::default(), Rc::clone(&log));
+    let port = reactor
+        .listen_tcp(options, move |_: PeerAddr| {
+            Some(Collect {
+                log: Rc::clone(&note),
+                got: Rc::clone(&got),
+                made: Box::new(|transport| {
+                    transport.lose_connection();
+                    Ok(())
+                }),
+            })
+        })
+        .expect("a port");
+    let target = strand_reactor::ConnectOptions::new(port.local_addr().expect("bound"))
+        .timeout(Duration::MAX)
+        .close_timeout(Duration::MAX);
+    let (got, note) = (Rc::default(), Rc::clone(&log));
+    reactor
+        .connect_tcp(target, move |_: PeerAddr| {
+            Some(Collect {
+                log: Rc::clone(&note),
+                got: Rc::clone(&got),
+                made: Box::new(|_| Ok(())),
+            })
+        })
+        .expect("an attempt");
+    turn_until(&reactor, || log.borrow().len() == 2);
+    assert_eq!(*log.borrow(), ["Done", "Done"]);
+}
+
+#[test]
+fn a_shutdown_waits_for_a_layer_that_waits_for_the_peer() {
+    let lab = lab(|transport| {
+        transport.push_layer(Handshake::default())?;
+        transport.write(b"hello")?;
+        transport.reactor().stop();
+        Ok(())
+    });
+    lab.port.resume_accepting().expect("open");
+    let mut stream = lab.connect();
+    let peer = std::thread::spawn(move || {
+        let mut all = vec![0];
+        stream.read_exact(&mut all).expect("a question");
+        stream.write_all(b"ok").expect("sent");
+        stream.read_to_end(&mut all).expect("an end");
+        all
+    });
+    lab.reactor.run().expect("the loop runs");
+    assert_eq!(peer.join().expect("the peer is content"), b"?hello");
+    assert_eq!(*lab.log.borrow(), ["Done"]);
 }

@@ -66,6 +66,9 @@ pub trait StreamLayer {
 
     /// No more will be written above. What is kept must be sent before
     /// [`end_writing`](Flow::end_writing), now or later; the connection is not closed earlier.
+    /// Until then it is told what comes from below, even when the connection is being closed and
+    /// nothing is delivered any more: a layer may wait for an answer of its peer. How long it
+    /// does is for the layer to bound.
     fn write_ended(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
         flow.end_writing();
         Ok(())
@@ -117,7 +120,8 @@ impl Flow {
 /// What enters the stack, and at which layer.
 enum Input {
     Attached(usize),
-    Woken,
+    /// For the layers below this number: those above it are not attached.
+    Woken(usize),
     Received(usize, Vec<u8>),
     ReadEnded(usize),
     /// For the layer below this number; 0 is the socket.
@@ -190,7 +194,7 @@ impl Transport {
     pub fn wake_layers(&self) {
         self.with(|connection, agenda| {
             if let Some(stack) = connection.stack_mut() {
-                stack.inputs.push_back(Input::Woken);
+                stack.inputs.push_back(Input::Woken(stack.height));
                 connection.note_layers(agenda);
             }
         });
@@ -341,7 +345,7 @@ pub(crate) fn run(inner: &Rc<Inner>, key: Key) {
         // With what a failing layer left over.
         let unsent = left.chain(inputs.into_iter().filter_map(Input::into_completion));
         let homeless = put_back(inner, key, layers, output, outcome.is_err());
-        drop(homeless);
+        closing::discard(inner, "closed connection", "drop of a stream layer", homeless);
         let cancelled = unsent.map(|done| Notice::Written(done, Err(WriteError::Cancelled)));
         inner.core.borrow_mut().agenda.notices.extend(cancelled);
         if let Err(failure) = outcome {
@@ -379,8 +383,8 @@ fn climb(
     while let Some(input) = work.pop_front() {
         let mut flow = Flow::default();
         let at = match input {
-            Input::Woken => {
-                for (at, layer) in layers.iter_mut().enumerate() {
+            Input::Woken(height) => {
+                for (at, layer) in layers.iter_mut().enumerate().take(height) {
                     let mut flow = Flow::default();
                     layer.woken(&mut flow)?;
                     spread(at, flow, &mut work);
