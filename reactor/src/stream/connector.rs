@@ -38,6 +38,11 @@ use crate::{DelayedCall, Handle};
 /// reactor.run()?;
 /// # Ok::<(), anyhow::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no factory of protocols for a client",
+    note = "a closure such as `|_: PeerAddr| Some(protocol)` is one; it makes the protocol of each \
+            connection"
+)]
 pub trait ClientFactory {
     /// The connection is there. `None` closes it, and `client_connection_failed` is called with
     /// [`ConnectError::NoProtocol`].

@@ -21,7 +21,8 @@ use crate::slots::Key;
 /// A filter between a connection and its protocol: encryption, throttling, a log of the traffic.
 ///
 /// Every method has a default, which passes on what comes. An error closes the connection with
-/// that error as its reason.
+/// that error as its reason; what the layer had [sent](Flow::send) in that call, such as an alert,
+/// still leaves, and what it had delivered in it is dropped.
 ///
 /// ```
 /// use strand_reactor::{Flow, StreamLayer};
@@ -380,14 +381,18 @@ fn climb(
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let mut work = VecDeque::from([input]);
+    let mut outcome = Ok(());
     while let Some(input) = work.pop_front() {
         let mut flow = Flow::default();
-        let at = match input {
+        let (at, told) = match input {
             Input::Woken(height) => {
                 for (at, layer) in layers.iter_mut().enumerate().take(height) {
                     let mut flow = Flow::default();
-                    layer.woken(&mut flow)?;
-                    spread(at, flow, &mut work);
+                    let told = layer.woken(&mut flow);
+                    spread(at, flow, told, &mut work, &mut outcome);
+                    if outcome.is_err() {
+                        break;
+                    }
                 }
                 continue;
             }
@@ -417,34 +422,37 @@ fn climb(
                 output.down_end = true;
                 continue;
             }
-            Input::Attached(at) => {
-                layers[at].attached(transport, &mut flow)?;
-                at
-            }
-            Input::Received(at, data) => {
-                layers[at].received(&data, &mut flow)?;
-                at
-            }
-            Input::ReadEnded(at) => {
-                layers[at].read_ended(&mut flow)?;
-                at
-            }
+            Input::Attached(at) => (at, layers[at].attached(transport, &mut flow)),
+            Input::Received(at, data) => (at, layers[at].received(&data, &mut flow)),
+            Input::ReadEnded(at) => (at, layers[at].read_ended(&mut flow)),
             Input::Written(above, data) => {
-                layers[above - 1].written(&data, &mut flow)?;
-                above - 1
+                (above - 1, layers[above - 1].written(&data, &mut flow))
             }
-            Input::WriteEnded(above) => {
-                layers[above - 1].write_ended(&mut flow)?;
-                above - 1
-            }
+            Input::WriteEnded(above) => (above - 1, layers[above - 1].write_ended(&mut flow)),
         };
-        spread(at, flow, &mut work);
+        spread(at, flow, told, &mut work, &mut outcome);
     }
-    Ok(())
+    outcome
 }
 
-/// What a layer passed on is the input of its neighbours.
-fn spread(at: usize, flow: Flow, work: &mut VecDeque<Input>) {
+/// What a layer passed on is the input of its neighbours; of one that failed only what it sent, and
+/// what is below it already: those layers have not failed.
+fn spread(
+    at: usize,
+    mut flow: Flow,
+    told: anyhow::Result<()>,
+    work: &mut VecDeque<Input>,
+    outcome: &mut anyhow::Result<()>,
+) {
+    if let Err(failure) = told
+        && outcome.is_ok()
+    {
+        *outcome = Err(failure);
+        work.retain(|input| matches!(input, Input::Written(above, _) if *above <= at));
+    }
+    if outcome.is_err() {
+        flow = Flow { down: flow.down, ..Flow::default() };
+    }
     if !flow.down.is_empty() {
         work.push_back(Input::Written(at, flow.down));
     }
