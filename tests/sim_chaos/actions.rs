@@ -1,5 +1,6 @@
 //! What a callback does: a few things by chance, of all that there are.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -13,6 +14,9 @@ use crate::{datagrams, faults, streams};
 #[derive(Clone, Copy)]
 pub enum Scene<'a> {
     Free,
+    /// The call that has it called is told how it ends.
+    Start(&'a Rc<PortBook>),
+    Starting,
     Port(&'a Rc<PortBook>),
     Stream(&'a Rc<StreamBook>),
 }
@@ -33,7 +37,8 @@ pub fn act(program: &Rc<Program>, life: &Rc<Life>, scene: Scene<'_>) -> Result<(
     match program.random.below(60) {
         0 => anyhow::bail!("one of many"),
         1 if !life.crashed.get() => {
-            life.panics.set(life.panics.get() + 1);
+            let told = matches!(scene, Scene::Start(_) | Scene::Starting);
+            life.panics.set(life.panics.get() + u64::from(!told));
             // Without the message of a panic that nobody meant.
             std::panic::resume_unwind(Box::new("on purpose"))
         }
@@ -82,7 +87,7 @@ fn do_something(program: &Rc<Program>, life: &Rc<Life>, handle: &Handle, scene: 
 fn with_scene(program: &Rc<Program>, scene: Scene<'_>) {
     let random = &program.random;
     match scene {
-        Scene::Port(book) if !random.one_in(4) => port(program, book),
+        Scene::Port(book) | Scene::Start(book) if !random.one_in(4) => port(program, book),
         Scene::Stream(book) if !random.one_in(4) => stream(program, book),
         _ if random.flip() => {
             let book = random.some(&program.ports.borrow()).cloned();
@@ -121,18 +126,19 @@ fn stream(program: &Rc<Program>, book: &Rc<StreamBook>) {
 fn later(program: &Rc<Program>, life: &Rc<Life>, handle: &Handle) {
     let delay = program.random.time();
     let (inner, this) = (Rc::clone(program), Rc::clone(life));
-    let due = handle.now() + delay;
+    let due = Rc::new(Cell::new(handle.now() + delay));
+    let told = Rc::clone(&due);
     program.note("call_later", life.host, delay.as_nanos() as u64);
     let timer = handle.call_later(delay, move |handle| {
         inner.note("timer", this.host, 0);
         inner.expect(!this.crashed.get(), || "a timer of a host that crashed".to_owned());
-        inner.expect(handle.now() >= due, || "a timer before its time".to_owned());
+        inner.expect(handle.now() >= told.get(), || "a timer before its time".to_owned());
         act(&inner, &this, Scene::Free)
     });
     if program.random.one_in(4) {
         timer.unref();
     }
-    program.kept.timers.borrow_mut().push(timer);
+    program.kept.timers.borrow_mut().push((timer, due));
 }
 
 fn looping(program: &Rc<Program>, life: &Rc<Life>, handle: &Handle) {
@@ -170,7 +176,7 @@ fn job(program: &Rc<Program>, life: &Rc<Life>, handle: &Handle) {
         },
     );
     if program.random.one_in(6) {
-        drop(job.cancel());
+        let _ = job.cancel();
     }
 }
 
@@ -227,17 +233,18 @@ fn end(program: &Rc<Program>, life: &Rc<Life>, handle: &Handle) {
 fn timers(program: &Program) {
     let random = &program.random;
     let timer = random.some(&program.kept.timers.borrow()).cloned();
-    if let Some(timer) = timer {
+    if let Some((timer, due)) = timer {
         match random.below(4) {
             0 => drop(timer.cancel()),
             1 => drop(timer.reset(random.time())),
             2 => timer.unref(),
             _ => drop(timer.delay(random.time())),
         }
+        timer.deadline().into_iter().for_each(|deadline| due.set(deadline));
     }
     let looping = random.some(&program.kept.loops.borrow()).cloned();
     if let Some(looping) = looping {
-        drop(if random.one_in(4) { looping.stop() } else { looping.reset() });
+        let _ = if random.one_in(4) { looping.stop() } else { looping.reset() };
     }
 }
 

@@ -122,7 +122,7 @@ impl Port {
 
     fn check_host(&self, number: usize, sent: &Sent) {
         let (program, book) = (self.program(), &self.book);
-        let (to, host) = (sent.destination.ip(), book.life.host);
+        let (to, host) = (sent.destination.ip().to_canonical(), book.life.host);
         if to.is_multicast() {
             let own = book.groups.borrow().contains(&to);
             let hosts = book.life.groups.borrow().contains(&to);
@@ -160,11 +160,11 @@ impl DatagramProtocol for Port {
         if self.book.multicast || program.random.one_in(4) {
             join(&program, &self.book);
         }
-        let outcome = self.act();
-        if outcome.is_err() {
-            self.phase = Phase::Failed;
-        }
-        outcome
+        // Which it stays if this panics.
+        self.phase = Phase::Failed;
+        act(&program, &self.book.life, Scene::Start(&self.book))?;
+        self.phase = Phase::Started;
+        Ok(())
     }
 
     fn datagram_received(
@@ -214,8 +214,8 @@ impl DatagramProtocol for Port {
         let state = transport.state();
         self.program().expect(state == PortState::Closing, || format!("stop while {state:?}"));
         Self::check_account(self.program(), &self.book);
-        let _ = self.act();
         self.phase = Phase::Stopped;
+        let _ = self.act();
     }
 }
 
@@ -251,8 +251,13 @@ fn refused(program: &Program, number: usize) {
 pub fn write(program: &Rc<Program>, book: &Rc<PortBook>, to: Option<SocketAddr>) {
     let Some(transport) = book.transport.borrow().clone() else { return };
     let peer = transport.peer_addr().ok();
-    let to = to.or(peer).unwrap_or_else(|| program.somewhere());
-    let explicit = if peer.is_some() && !program.random.one_in(10) { None } else { Some(to) };
+    let (to, explicit) = match peer {
+        Some(peer) if !program.random.one_in(10) => (peer, None),
+        _ => {
+            let to = to.unwrap_or_else(|| program.somewhere());
+            (to, Some(to))
+        }
+    };
     let (number, payload) = next(program, to);
     let taken = match program.random.below(4) {
         0 => {

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use strand_reactor::sim::{Guard, World};
 use strand_reactor::{
@@ -25,7 +25,8 @@ pub struct Host {
 /// Handles that were kept, for whoever wants to do something with them.
 #[derive(Default)]
 pub struct Kept {
-    pub timers: RefCell<Vec<DelayedCall>>,
+    /// With the time before which they are not to be called.
+    pub timers: RefCell<Vec<(DelayedCall, Rc<Cell<Instant>>)>>,
     pub loops: RefCell<Vec<LoopingCall>>,
     pub listeners: RefCell<Vec<(Rc<Life>, ListeningPort)>>,
     pub connectors: RefCell<Vec<Connector>>,

@@ -195,8 +195,8 @@ impl Protocol for Stream {
             let why = book.aborted.get() || book.life.stopped.get() || book.ended.get();
             program.expect(why, || "aborted by nobody".to_owned());
         }
-        let _ = self.act();
         self.phase = Phase::Lost;
+        let _ = self.act();
     }
 }
 
@@ -284,7 +284,7 @@ pub fn meddle(program: &Rc<Program>, book: &Rc<StreamBook>) {
         11 => drop(transport.set_write_watermarks(random.index(50), 50 + random.index(500))),
         12 => {
             book.has_layers.set(true);
-            drop(transport.push_layer(Through));
+            let _ = transport.push_layer(Through);
         }
         _ => drop(transport.set_nodelay(random.flip())),
     }
@@ -388,6 +388,8 @@ struct Dial {
     alive: Alive,
     life: Rc<Life>,
     attempt: Attempt,
+    /// `started_connecting` was called: from now on it is from the loop.
+    begun: bool,
 }
 
 impl Dial {
@@ -420,10 +422,12 @@ impl ClientFactory for Dial {
 
     fn started_connecting(&mut self, _: &Connector) -> Result<()> {
         self.step("connecting", &[Attempt::Idle], Attempt::Started);
-        if let Err(error) = act(&self.alive.0, &self.life, Scene::Free) {
-            self.attempt = Attempt::Idle;
-            return Err(error);
-        }
+        // Which it stays if this panics.
+        self.attempt = Attempt::Idle;
+        let scene = if self.begun { Scene::Free } else { Scene::Starting };
+        self.begun = true;
+        act(&self.alive.0, &self.life, scene)?;
+        self.attempt = Attempt::Started;
         Ok(())
     }
 
@@ -459,7 +463,7 @@ pub fn connect(program: &Rc<Program>, life: &Rc<Life>, handle: &Handle) {
         _ => ConnectOptions::new(program.somewhere()),
     };
     let alive = Alive::new(program);
-    let factory = Dial { alive, life: Rc::clone(life), attempt: Attempt::Idle };
+    let factory = Dial { alive, life: Rc::clone(life), attempt: Attempt::Idle, begun: false };
     let connector = handle.connect_tcp(options::connect(random, to), factory);
     program.note("connect tcp", life.host, u64::from(connector.is_ok()));
     if let Ok(connector) = connector
