@@ -24,7 +24,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use common::{Connected, Echo, Scripted, Sink, turn};
+use common::{Connected, Echo, Scripted, Sink, Streaming, turn};
+use strand_reactor::testing::StreamEvent;
 use strand_reactor::{DelayedCall, Reactor};
 
 /// Datagrams that arrive together: four batches.
@@ -37,23 +38,27 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// What is counted: everything from the entry of `measured_...` to its return, but for the
 /// scripted socket. Each of these turns counting on or off where it is entered, and back where it
-/// returns: so no turn of the loop may run outside of `measured_turn`.
-const TOGGLES: [&str; 3] = [
+/// returns: so turns of the loop that deliver or send anything run in `measured_turn` alone, and
+/// none of the functions may call another.
+const TOGGLES: [&str; 5] = [
     "instructions::measured*",
-    "<strand_reactor::net::script::Socket as strand_reactor::net::DatagramSocket>::receive",
-    "<strand_reactor::net::script::Socket as strand_reactor::net::DatagramSocket>::send",
+    "<strand_reactor::net::script::datagram::Socket as strand_reactor::net::DatagramSocket>::receive",
+    "<strand_reactor::net::script::datagram::Socket as strand_reactor::net::DatagramSocket>::send",
+    "<strand_reactor::net::script::stream::StreamEnd as strand_reactor::net::stream::StreamSocket>::read",
+    "<strand_reactor::net::script::stream::StreamEnd as strand_reactor::net::stream::StreamSocket>::write",
 ];
 
 /// A case: what it is called in the file, and what it does; returns how many operations were
 /// measured.
 type Case = (&'static str, fn() -> anyhow::Result<usize>);
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     ("udp_echo_1_peer", || datagrams(Scripted::new(Echo)?, 1)),
     ("udp_echo_16_peers", || datagrams(Scripted::new(Echo)?, 16)),
     ("udp_sink", || datagrams(Scripted::new(Sink::default())?, 16)),
     ("udp_echo_16_peers_system_sockets", system_datagrams),
-    ("tcp_echo_64_bytes_system_sockets", stream),
+    ("tcp_echo_64_bytes", stream),
+    ("tcp_echo_64_bytes_system_sockets", system_stream),
     ("timer_push_back", timer),
 ];
 
@@ -106,6 +111,19 @@ fn system_datagrams() -> anyhow::Result<usize> {
 }
 
 fn stream() -> anyhow::Result<usize> {
+    let streaming = Streaming::new(Echo)?;
+    for _ in 0..ROUNDS {
+        streaming.script.receive(&PAYLOAD);
+        streaming.script.raise(StreamEvent::READABLE);
+        measured_turn(&streaming.reactor);
+        let answered = streaming.script.written().len();
+        anyhow::ensure!(answered == PAYLOAD.len(), "{answered} bytes were answered");
+        streaming.script.forget_written();
+    }
+    Ok(ROUNDS)
+}
+
+fn system_stream() -> anyhow::Result<usize> {
     let mut connected = Connected::new(Echo)?;
     connected.other.set_nonblocking(false)?;
     let mut answer = PAYLOAD;

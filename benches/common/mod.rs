@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use criterion::Criterion;
-use strand_reactor::testing::Script;
+use strand_reactor::testing::{Script, ScriptedStream};
 use strand_reactor::{
     Datagram, DatagramProtocol, DatagramTransport, Protocol, Reactor, Transport, UdpOptions,
 };
@@ -28,6 +28,12 @@ pub fn peer(number: usize) -> SocketAddr {
 /// One turn that does not wait.
 pub fn turn(reactor: &Reactor) {
     reactor.iterate(Some(Duration::ZERO)).expect("a turn of the loop");
+}
+
+/// The turns in which a new connection has `connection_made` called, and its socket looked at.
+fn settle(reactor: &Reactor) {
+    turn(reactor);
+    turn(reactor);
 }
 
 /// Answers every datagram with itself.
@@ -96,6 +102,22 @@ impl Scripted {
     }
 }
 
+/// A reactor with one connection, whose socket plays a script.
+pub struct Streaming {
+    pub reactor: Reactor,
+    pub script: ScriptedStream,
+    pub transport: Transport,
+}
+
+impl Streaming {
+    pub fn new(protocol: impl Protocol + 'static) -> anyhow::Result<Self> {
+        let (reactor, script) = (Reactor::new()?, ScriptedStream::new(peer(0)));
+        let transport = script.attach(&reactor, protocol)?;
+        settle(&reactor);
+        Ok(Self { reactor, script, transport })
+    }
+}
+
 /// A reactor with one connection over loopback, and its other end.
 pub struct Connected {
     pub reactor: Reactor,
@@ -114,9 +136,7 @@ impl Connected {
         let (socket, _) = listener.accept()?;
         socket.set_nodelay(true)?;
         let transport = reactor.adopt_stream_connection(socket, protocol)?;
-        // `connection_made`, and the first look at the socket.
-        turn(&reactor);
-        turn(&reactor);
+        settle(&reactor);
         Ok(Self { reactor, transport, other })
     }
 }

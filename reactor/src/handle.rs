@@ -88,6 +88,7 @@ impl Handle {
 
     /// The time by the reactor's clock, which never goes back; the system's when the reactor is
     /// gone.
+    #[allow(clippy::disallowed_methods, reason = "a reactor that is gone has no clock")]
     pub fn now(&self) -> Instant {
         self.upgrade().map_or_else(Instant::now, |inner| inner.now())
     }

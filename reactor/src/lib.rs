@@ -1,5 +1,6 @@
 #![doc = include_str!("crate.md")]
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_types, clippy::disallowed_methods))]
 #![doc(test(attr(deny(warnings))))]
 
 mod activation;
@@ -67,8 +68,9 @@ pub use stream::{
 pub use threads::{ReactorGone, Remote};
 pub use timers::{DelayedCall, LoopingCall};
 pub use unix::{
-    PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagram, UnixDatagramOptions,
-    UnixDatagramProtocol, UnixDatagramTransport, UnixOptions, UnixWriteFailure,
+    PeerCredentials, UnixAddr, UnixConnectOptions, UnixDatagram, UnixDatagramKey,
+    UnixDatagramOptions, UnixDatagramProtocol, UnixDatagramTransport, UnixOptions,
+    UnixWriteFailure,
 };
 
 /// What only a system with descriptors has.
@@ -76,7 +78,7 @@ pub mod os {
     pub use crate::activation::{ListenFd, take_listen_fds};
 }
 
-/// A network in a box, under virtual time (feature `sim`).
+#[doc = include_str!("net/sim/page.md")]
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::net::sim::{

@@ -240,6 +240,9 @@ impl Reactor {
     /// Tells, as `due_timers` does, whether anything was called.
     fn posted_calls(&self) -> bool {
         let inner = &self.inner;
+        if !inner.mailbox.is_posted() && inner.core.borrow().agenda.calls.is_empty() {
+            return false;
+        }
         let remote = inner.take_posted();
         let local = std::mem::take(&mut inner.core.borrow_mut().agenda.calls);
         let mut calls: VecDeque<Call> = local;

@@ -1,6 +1,7 @@
 //! What reads and events may say, in what order.
 
-use strand_reactor::testing::StreamEvent;
+use strand_reactor::testing::{StreamEvent, WriteStep};
+use strand_reactor::{Flow, StreamLayer};
 
 use crate::support::Stage;
 use crate::support::errno::*;
@@ -207,4 +208,79 @@ fn an_event_for_a_connection_that_is_gone_is_stale() {
     stage.raise(StreamEvent::END.and(StreamEvent::ERROR));
     assert_eq!(stage.reactor.stats().stale_events, stale + 1);
     stage.expect(&[]);
+}
+
+/// Capitals in what is received, and a mark at its end.
+struct Capitals;
+
+impl StreamLayer for Capitals {
+    fn received(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(&data.to_ascii_uppercase());
+        Ok(())
+    }
+
+    fn read_ended(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(b"!");
+        flow.end_reading();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_layer_pushed_by_the_protocol_sees_all_that_is_read_after() {
+    let _watchdog = watchdog();
+    for end in [false, true] {
+        let stage = Stage::with(|recorder| {
+            recorder.on_data(|transport, data| {
+                if data == b"start" {
+                    transport.push_layer(Capitals)?;
+                }
+                Ok(())
+            })
+        });
+        stage.script.receive(b"start");
+        if end {
+            stage.script.receive_end();
+        } else {
+            stage.script.receive(b"more");
+        }
+        // Read to the end, in one delivery.
+        stage.raise(StreamEvent::END);
+        match end {
+            true => stage.expect(&["data start", "data !", "read lost"]),
+            false => stage.expect(&["data start", "data MORE"]),
+        }
+    }
+}
+
+#[test]
+fn what_arrived_before_an_error_passes_the_layers_before_it() {
+    let _watchdog = watchdog();
+    let layered = || {
+        let stage = Stage::new();
+        stage.transport.push_layer(Capitals).expect("open");
+        stage.turns(1);
+        stage.script.receive(b"last ");
+        stage.script.receive(b"words");
+        stage
+    };
+    let stage = layered();
+    stage.script.receive_error(ECONNRESET);
+    stage.raise(StreamEvent::END.and(StreamEvent::ERROR));
+    stage.expect(&["data LAST WORDS", "lost: Reset"]);
+
+    // An error of a write, after which the rest is read.
+    for end in [false, true] {
+        let stage = layered();
+        if end {
+            stage.script.receive_end();
+        }
+        stage.script.answer_write(WriteStep::Fail(EPIPE));
+        stage.transport.write(b"hello").expect("open");
+        stage.turns(4);
+        match end {
+            true => stage.expect(&["data LAST WORDS!", "read lost", "lost: Reset"]),
+            false => stage.expect(&["data LAST WORDS", "lost: Reset"]),
+        }
+    }
 }

@@ -140,7 +140,7 @@ fn a_stop_shuts_the_host_down_in_the_time_of_the_world() {
     assert_eq!(log.events(), [Event::Start], "held back");
     world.run_for(3 * SECOND).unwrap();
     assert!(world.has_stopped("a").unwrap());
-    let end = [Event::Stop("the reactor is shutting down".into()), Event::Note("after")];
+    let end = [Event::Stop("the reactor shuts down".into()), Event::Note("after")];
     assert_eq!(log.events()[1..], end, "a program that has stopped is called no more");
     world.run_again("a").unwrap();
     world.run_for(Duration::ZERO).unwrap();

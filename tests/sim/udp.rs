@@ -105,7 +105,7 @@ fn the_exact_address_comes_before_all_and_a_connected_port_before_others() {
 #[test]
 fn ports_that_share_by_reuse_port_each_keep_their_peers() {
     let (world, a, b) = pair();
-    let shared = || UdpOptions::try_from(9).unwrap().reuse_port(true);
+    let shared = || UdpOptions::from(9).reuse_port(true);
     let logs: Vec<_> = (0..4).map(|_| open(&a, shared()).1).collect();
     let senders: Vec<_> = (0..64).map(|_| open(&b, 0).0).collect();
     for round in 0..2 {
@@ -173,8 +173,7 @@ fn an_unconnected_port_with_the_error_queue_is_told_who_refused_what() {
 fn a_host_that_is_not_there_is_reported_by_its_own_network_alone() {
     let (world, a, _) = pair();
     let log = Log::default();
-    let port =
-        a.listen_udp(UdpOptions::try_from(9).unwrap().error_queue(true), Recorder::new(&log));
+    let port = a.listen_udp(UdpOptions::from(9).error_queue(true), Recorder::new(&log));
     let port = port.unwrap();
     log.take();
     port.write_to(b"far", at("192.0.2.1:9")).unwrap();
@@ -213,8 +212,7 @@ fn libc_errno(name: &str) -> i32 {
 #[test]
 fn a_full_receive_buffer_drops_and_counts() {
     let (world, a, b) = pair();
-    let options =
-        UdpOptions::try_from(9).unwrap().recv_buffer_size(8_192).metadata(Metadata::DROPS);
+    let options = UdpOptions::from(9).recv_buffer_size(8_192).metadata(Metadata::DROPS);
     let (port, log) = open(&a, options);
     port.pause_reading().unwrap();
     let (sender, _) = open(&b, 9);
@@ -248,14 +246,14 @@ fn metadata_tells_destination_hops_ecn_and_time() {
         ));
         Ok(())
     });
-    a.listen_udp(UdpOptions::try_from(9).unwrap().metadata(Metadata::ALL), recorder).unwrap();
+    a.listen_udp(UdpOptions::from(9).metadata(Metadata::ALL), recorder).unwrap();
     let (sender, _) = open(&b, 9);
     sender.set_ttl(7).unwrap();
     sender.write_to(b"x", at("10.0.0.1:9")).unwrap();
     let options = SendOptions::to(at("10.0.0.1:9")).hop_limit(3).ecn(Ecn::Ce);
     sender.write_with(b"x", &options).unwrap();
     world.run_for(SECOND).unwrap();
-    let here = Some("10.0.0.1".parse().unwrap());
+    let here = Some(at("10.0.0.1:9"));
     let expected = [
         (here, Some(2), Some(7), Some(Ecn::NotEct), true),
         (here, Some(2), Some(3), Some(Ecn::Ce), true),
@@ -272,8 +270,7 @@ fn a_hop_limit_of_one_reaches_the_own_network_alone() {
     let (_, near_log) = open(&near, 9);
     let (_, far_log) = open(&far, 9);
     let log = Log::default();
-    let port =
-        a.listen_udp(UdpOptions::try_from(9).unwrap().error_queue(true), Recorder::new(&log));
+    let port = a.listen_udp(UdpOptions::from(9).error_queue(true), Recorder::new(&log));
     let port = port.unwrap();
     log.take();
     port.set_ttl(1).unwrap();
@@ -326,16 +323,14 @@ fn a_port_bound_to_a_device_hears_that_alone() {
     let world = World::new(1);
     let a = world.host("a", ["10.0.0.1/24", "10.0.1.1/24"]).unwrap();
     let b = world.host("b", ["10.0.0.2/24", "10.0.1.2/24"]).unwrap();
-    let (port, log) = open(&a, UdpOptions::try_from(9).unwrap().device("eth1"));
+    let (port, log) = open(&a, UdpOptions::from(9).device("eth1"));
     assert_eq!(port.device().unwrap().as_deref(), Some("eth1"));
     let (sender, _) = open(&b, 9);
     sender.write_to(b"eth0", at("10.0.0.1:9")).unwrap();
     sender.write_to(b"eth1", at("10.0.1.1:9")).unwrap();
     world.run_for(SECOND).unwrap();
     assert_eq!(log.payloads(), [b"eth1"]);
-    assert!(
-        a.listen_udp(UdpOptions::try_from(8).unwrap().device("wlan0"), Recorder::quiet()).is_err()
-    );
+    assert!(a.listen_udp(UdpOptions::from(8).device("wlan0"), Recorder::quiet()).is_err());
 }
 
 #[test]

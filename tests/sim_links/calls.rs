@@ -6,6 +6,7 @@ use strand_reactor::sim::{Call, Link, Rule, World};
 use strand_reactor::{ListenError, UdpOptions};
 
 use super::support::{MS, Pair, Seen, Witness};
+use super::watchdog::watchdog;
 
 const SECOND: Duration = Duration::from_secs(1);
 const EPERM: i32 = 1;
@@ -94,6 +95,7 @@ fn a_receive_that_fails_is_told_and_nothing_is_lost() -> anyhow::Result<()> {
 #[test]
 fn sockets_cannot_be_opened_without_descriptors_nor_bound_where_a_rule_forbids_it()
 -> anyhow::Result<()> {
+    let _watchdog = watchdog();
     let world = World::new(1);
     let (a, b) = (world.host("a", "10.0.0.1")?, world.host("b", "10.0.0.2")?);
     let none = world.rule(Rule::no_descriptors().from("a"))?;

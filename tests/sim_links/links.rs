@@ -138,6 +138,25 @@ fn a_narrow_link_with_a_long_queue_fills_the_send_buffer_and_pushes_back() -> an
     Ok(())
 }
 
+#[test]
+fn what_meets_no_queue_takes_no_room_in_the_send_buffer() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    // A minute for each.
+    pair.world.default_link(Link::new().bandwidth(140, 10 << 20));
+    let options = UdpOptions::parse("10.0.0.1:1001")?.send_buffer_size(4_000);
+    let port = pair.at_a.handle.listen_udp(options, Witness::new(&pair.at_a.handle))?;
+    for _ in 0..3 {
+        port.write_to(&[1; 1_000], "10.0.0.2:2000".parse()?)?;
+        pair.world.run_for(MS)?;
+        for _ in 0..100 {
+            port.try_write_to(b"2", "10.0.0.1:1000".parse()?)?;
+            pair.world.run_for(MS)?;
+        }
+    }
+    assert_eq!(pair.at_a.numbers(), [b'2'; 300]);
+    Ok(())
+}
+
 /// A port of A that is connected to B's, over a path with an MTU of 1,280 bytes: what it saw, and
 /// the lengths that arrived.
 fn narrow(mode: PathMtu, lengths: [usize; 3]) -> anyhow::Result<(Vec<Seen>, Vec<usize>, u32)> {

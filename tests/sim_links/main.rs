@@ -6,3 +6,5 @@ mod rules;
 mod streams;
 mod support;
 mod trace;
+#[path = "../common/watchdog.rs"]
+mod watchdog;

@@ -10,6 +10,7 @@ use strand_reactor::{
 };
 
 use super::support::MS;
+use super::watchdog::{Watchdog, watchdog};
 
 const SECOND: Duration = Duration::from_secs(1);
 const ECONNRESET: i32 = 104;
@@ -101,6 +102,7 @@ pub struct Pair {
     pub world: World,
     pub client: Tape,
     pub server: Tape,
+    _watchdog: Watchdog,
 }
 
 impl Pair {
@@ -110,7 +112,7 @@ impl Pair {
         let (client, server) = (Tape::new(&a), Tape::new(&b));
         let tape = server.clone();
         b.listen_tcp(80, move |_| Some(Box::new(tape.clone()) as Box<dyn Protocol>))?;
-        Ok(Self { world, client, server })
+        Ok(Self { world, client, server, _watchdog: watchdog() })
     }
 
     pub fn connect(&self) -> anyhow::Result<()> {

@@ -9,6 +9,8 @@ use strand_reactor::{
     Datagram, DatagramProtocol, DatagramTransport, Handle, NetworkError, WriteFailure,
 };
 
+use super::watchdog::{Watchdog, watchdog};
+
 pub const MS: Duration = Duration::from_millis(1);
 
 /// What happened to a [`Witness`], with the virtual time since the world began.
@@ -98,6 +100,7 @@ pub struct Pair {
     pub b: DatagramTransport,
     pub at_a: Witness,
     pub at_b: Witness,
+    _watchdog: Watchdog,
 }
 
 impl Pair {
@@ -107,7 +110,7 @@ impl Pair {
         let (at_a, at_b) = (Witness::new(&a), Witness::new(&b));
         let a = a.listen_udp(1_000, at_a.clone())?;
         let b = b.listen_udp(2_000, at_b.clone())?;
-        Ok(Self { world, a, b, at_a, at_b })
+        Ok(Self { world, a, b, at_a, at_b, _watchdog: watchdog() })
     }
 
     pub fn a_writes(&self, payload: &[u8]) -> anyhow::Result<()> {

@@ -45,6 +45,9 @@ fn a_packet_is_recorded_where_it_was_sent_and_where_it_arrived_or_why_not() -> a
     pair.b_writes(b"2")?;
     pair.world.run_for(5 * MS)?;
     drop(split);
+    pair.a_writes(b"3")?;
+    pair.world.crash("b")?;
+    pair.world.run_for(5 * MS)?;
     pair.world.end_trace()?;
     let fields = ["frame.interface_name", "frame.time_epoch", "udp.srcport", "frame.comment"];
     let Some(lines) = tshark(&path, "udp", &fields)? else { return Ok(()) };
@@ -54,6 +57,8 @@ fn a_packet_is_recorded_where_it_was_sent_and_where_it_arrived_or_why_not() -> a
             "a 946684800.000000000 1000",
             "b 946684800.001000000 1000",
             "b 946684800.005000000 2000 dropped: a partition",
+            "a 946684800.010000000 1000",
+            "b 946684800.011000000 1000 dropped: the host is down",
         ]
     );
     Ok(())

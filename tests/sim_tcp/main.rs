@@ -2,7 +2,9 @@
 
 mod closing;
 mod comparison;
+mod hosts;
 mod opening;
+mod random;
 mod scenarios;
 mod support;
 mod transfer;

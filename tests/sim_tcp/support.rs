@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use strand_reactor::sim::World;
 use strand_reactor::{
-    ClientFactory, ConnectError, ConnectionLost, Connector, Handle, PeerAddr, Protocol, Transport,
+    ClientFactory, ConnectError, ConnectionLost, Connector, Handle, ListeningPort, PeerAddr,
+    Protocol, TcpOptions, Transport,
 };
 
 /// What a protocol was told, in order; data as the sum of what came between two other lines.
@@ -185,4 +186,13 @@ pub fn two_hosts() -> (World, Handle, Handle) {
 /// Bytes in which a loss, a repetition or an exchange of parts shows.
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| ((at * 31) >> 3) as u8 ^ (at >> 16) as u8).collect()
+}
+
+/// A port that gives out these protocols.
+pub fn listen(
+    host: &Handle,
+    address: &str,
+    sides: impl IntoIterator<Item = Side> + 'static,
+) -> anyhow::Result<ListeningPort> {
+    Ok(host.listen_tcp(TcpOptions::parse(address)?, server(sides))?)
 }

@@ -2,9 +2,10 @@
 //! or repeated, and each end is told its end once.
 
 use std::cell::RefCell;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use strand_reactor::{ConnectionState, Handle, PeerAddr, Transport};
+use strand_reactor::{ConnectionState, Handle, PeerAddr, Reactor, Transport};
 
 use crate::support::*;
 
@@ -149,18 +150,35 @@ fn check(seed: u64, from: &Shared, to: &Shared) {
     }
 }
 
-fn interleave(seed: u64) {
+/// Connects both ends. Mostly with small buffers, so that much waits and is sent in parts.
+type Connect = fn(&Reactor, bool, Recorder, Recorder);
+
+fn over_tcp(reactor: &Reactor, small: bool, server: Recorder, client: Recorder) {
+    let options = match small {
+        false => loopback(),
+        true => loopback().send_buffer_size(8 * 1024).recv_buffer_size(8 * 1024),
+    };
+    let address = once(reactor, options, server);
+    let mut protocol = Some(client);
+    reactor.connect_tcp(address, move |_: PeerAddr| protocol.take()).expect("an attempt");
+}
+
+fn over_unix(reactor: &Reactor, small: bool, server: Recorder, client: Recorder) {
+    let (near, far) = UnixStream::pair().expect("a pair");
+    for (socket, protocol) in [(near, server), (far, client)] {
+        if small {
+            socket2::SockRef::from(&socket).set_send_buffer_size(8 * 1024).expect("an option");
+        }
+        reactor.adopt_stream_connection(socket, protocol).expect("adopted");
+    }
+}
+
+fn interleave(seed: u64, connect: Connect) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let reactor = reactor();
     let (server, client) = (Shared::default(), Shared::default());
-    // Small buffers, so that much waits and is sent in parts.
-    let options = match random.below(3) {
-        0 => loopback(),
-        _ => loopback().send_buffer_size(8 * 1024).recv_buffer_size(8 * 1024),
-    };
-    let address = once(&reactor, options, recorder(&server));
-    let mut protocol = Some(recorder(&client));
-    reactor.connect_tcp(address, move |_: PeerAddr| protocol.take()).expect("an attempt");
+    let small = random.below(3) != 0;
+    connect(&reactor, small, recorder(&server), recorder(&client));
     let made = |end: &Shared| end.borrow().transport.is_some();
     turn_until(&reactor, || made(&server) && made(&client));
     for _ in 0..random.below(120) {
@@ -193,6 +211,13 @@ fn interleave(seed: u64) {
 #[test]
 fn any_interleaving_keeps_what_was_promised_and_ends_once() {
     for seed in 1..=200 {
-        interleave(seed);
+        interleave(seed, over_tcp);
+    }
+}
+
+#[test]
+fn any_interleaving_over_unix_sockets_keeps_the_same_promises() {
+    for seed in 1..=200 {
+        interleave(seed, over_unix);
     }
 }

@@ -260,6 +260,11 @@ fn a_connected_port_writes_to_its_peer_alone() {
     let error = port.write_to(b"x", &path).unwrap_err();
     let WriteError::IsConnected { peer: known } = &error else { panic!("{error:?}") };
     assert_eq!(known.unix().and_then(UnixAddr::as_path), Some(&*path));
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        let stranger = Peer::unbound().unwrap();
+        let refused = stranger.send_to(b"from another", folder.socket()).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    }
     port.write(b"to the peer").unwrap();
     assert_eq!(receive(&peer), b"to the peer");
     // A peer that goes is told by the next write, and another may be chosen.
@@ -389,6 +394,13 @@ fn a_program_may_keep_a_hand_on_its_protocol() {
     turn_until(&reactor, || count(&shared.borrow().log, "hello") == 1);
     assert!(port.is_same_port(&reactor.unix_datagram_ports()[0]));
     assert!(format!("{port:?}").contains("Open"));
+    assert!(port.label().contains(&folder.socket().display().to_string()));
+    port.set_label("logs").unwrap();
+    assert_eq!(port.label(), "logs");
+    let other = crate::support::reactor();
+    let key = port.key().unwrap();
+    assert!(reactor.unix_datagram(key).is_some_and(|found| found.is_same_port(&port)));
+    assert!(other.unix_datagram(key).is_none());
     assert!(port.with_fd(|_| ()).is_ok());
     assert!(port.recv_buffer_size().unwrap() > 0 && port.send_buffer_size().unwrap() > 0);
 }
@@ -398,14 +410,18 @@ fn a_flood_does_not_keep_timers_waiting() {
     let (folder, log) = (Folder::new(), log());
     let reactor = reactor();
     // A port that writes to itself never runs dry.
-    let own = folder.socket();
-    let port =
-        Port::new(&log).on_datagram(move |transport, _| Ok(transport.write_to(&[1; 1000], &own)?));
+    let (own, mut seen) = (folder.socket(), 0);
+    let port = Port::new(&log).on_datagram(move |transport, _| {
+        seen += 1;
+        if seen == 100 {
+            transport.reactor().call_later(Duration::ZERO, |handle| handle.stop());
+        }
+        Ok(transport.write_to(&[1; 1000], &own)?)
+    });
     let port = open(&reactor, &folder, port);
     for _ in 0..4 {
         port.write_to(b"begin", folder.socket()).unwrap();
     }
-    reactor.call_later(Duration::from_millis(5), |handle| handle.stop());
     run(&reactor);
     assert!(log.borrow().len() > 100);
 }

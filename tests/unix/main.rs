@@ -12,6 +12,9 @@ mod support;
 
 #[path = "../program/mod.rs"]
 mod program;
+#[path = "../common/watchdog.rs"]
+mod watchdog;
+
 #[path = "../stream/support.rs"]
 #[allow(dead_code, reason = "what opens TCP ports is of no use here")]
 mod recorder;

@@ -175,6 +175,23 @@ fn what_waits_keeps_the_loop_running() {
 }
 
 #[test]
+fn what_was_written_by_address_goes_before_what_is_written_to_the_same_peer() {
+    let (folder, log) = (Folder::new(), log());
+    let reactor = reactor();
+    let path = folder.join("receiver");
+    let (receiver, _) = full(&path);
+    let port = open(&reactor, UnixDatagramOptions::unnamed(), &log);
+    port.write_to(&numbered(0), &path).unwrap();
+    port.connect(&path).unwrap();
+    // There is room now, for whoever comes first.
+    assert_eq!(receive(&receiver), b"filler");
+    port.write(&numbered(1)).unwrap();
+    let reader = std::thread::spawn(move || assert_in_order(&receiver, 2));
+    turn_until(&reactor, || port.queued_datagrams() == 0);
+    reader.join().expect("in order");
+}
+
+#[test]
 fn what_was_written_before_a_disconnect_still_goes_to_the_peer() {
     let (folder, log) = (Folder::new(), log());
     let reactor = reactor();

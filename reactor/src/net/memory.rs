@@ -66,6 +66,8 @@ pub(crate) struct Net {
     room: usize,
     /// Something was broken for good.
     broken: Cell<bool>,
+    /// Bytes read by the ends that accepted, and by those that connected.
+    read: [Cell<usize>; 2],
 }
 
 impl Net {
@@ -77,12 +79,18 @@ impl Net {
             port: Cell::new(1000),
             room,
             broken: Cell::new(false),
+            read: Default::default(),
         })
     }
 
     /// Whether a connection, or an attempt, was broken.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.get()
+    }
+
+    /// Bytes that were read from the sockets that accepted, and from those that connected.
+    pub(crate) fn bytes_read(&self) -> [usize; 2] {
+        self.read.each_ref().map(Cell::get)
     }
 
     fn raise(&self, token: usize, readable: bool, writable: bool, gone: [bool; 2]) {
@@ -117,11 +125,14 @@ fn failed<T>(errno: i32) -> io::Result<T> {
 pub(crate) struct Memory {
     net: Rc<Net>,
     now: Instant,
+    /// Polls without a wait and without an event, one after the other.
+    idle_polls: usize,
 }
 
 impl Memory {
+    #[allow(clippy::disallowed_methods, reason = "an `Instant` has no other origin")]
     pub(crate) fn new(net: &Rc<Net>) -> Self {
-        Self { net: Rc::clone(net), now: Instant::now() }
+        Self { net: Rc::clone(net), now: Instant::now(), idle_polls: 0 }
     }
 }
 
@@ -135,9 +146,13 @@ impl Driver for Memory {
         let due = std::mem::take(&mut *self.net.events.borrow_mut());
         if due.is_empty() {
             // Nothing else can happen: time passes.
-            self.now += timeout.ok_or(io::ErrorKind::TimedOut)?;
+            let timeout = timeout.ok_or(io::ErrorKind::TimedOut)?;
+            self.idle_polls = if timeout.is_zero() { self.idle_polls + 1 } else { 0 };
+            assert!(self.idle_polls < 1000, "the loop spins");
+            self.now += timeout;
             return Ok(());
         }
+        self.idle_polls = 0;
         for (token, event) in due {
             if chance.rarely(5) {
                 // Later, and maybe as one with another.
@@ -332,6 +347,8 @@ struct End {
     far: Rc<Place>,
     near_address: SocketAddr,
     far_address: SocketAddr,
+    /// 0 for one that accepted, 1 for one that connected.
+    side: usize,
     reset: Cell<bool>,
     shut: Cell<bool>,
 }
@@ -345,6 +362,7 @@ impl End {
                 far: Rc::clone(&places[1 - at]),
                 near_address,
                 far_address,
+                side: 1 - at,
                 reset: Cell::default(),
                 shut: Cell::default(),
             })
@@ -410,6 +428,8 @@ impl StreamSocket for End {
         let len = net.chance.part(there).min(buffer.len());
         buffer[..len].copy_from_slice(&arriving.make_contiguous()[..len]);
         arriving.drain(..len);
+        let read = &net.read[self.side];
+        read.set(read.get() + len);
         if len < there && len < buffer.len() {
             // The rest arrives right after the call.
             self.place.raise(true, false);

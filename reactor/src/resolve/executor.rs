@@ -6,9 +6,10 @@
 //! [`current`] names the reactor it belongs to; what a future gives up is put on a list and freed
 //! by [`Executor::run`], since a future may be dropped anywhere.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,64 @@ pub(super) type Task = Pin<Box<dyn Future<Output = ()>>>;
 /// Reads that one task may make in one turn: a flood of datagrams must not hold the loop.
 const READS: u32 = 64;
 
+/// The executor of a reactor; made with its first task, for most reactors look no name up.
 pub(crate) struct Executor {
+    made: OnceCell<Box<Tasks>>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Deref for Executor {
+    type Target = Tasks;
+
+    fn deref(&self) -> &Tasks {
+        self.made.get_or_init(|| Box::new(Tasks::new(&self.mailbox)))
+    }
+}
+
+impl Executor {
+    pub(crate) fn new(mailbox: &Arc<Mailbox>) -> Self {
+        Self { made: OnceCell::new(), mailbox: Arc::clone(mailbox) }
+    }
+
+    /// Whether the next poll must not sleep.
+    pub(crate) fn is_pressing(&self) -> bool {
+        self.made.get().is_some_and(|tasks| tasks.shared.pressing.load(Ordering::Acquire))
+    }
+
+    /// Tasks that have not ended, and sockets they have open.
+    pub(crate) fn gauges(&self) -> (u64, u64) {
+        self.made.get().map_or((0, 0), |tasks| {
+            (tasks.tasks.borrow().len() as u64, tasks.sockets.borrow().len() as u64)
+        })
+    }
+
+    /// The phase of a turn: polls what was woken before it began.
+    pub(crate) fn run(inner: &Rc<Inner>) {
+        let Some(tasks) = inner.executor.made.get() else { return };
+        // Cleared before the lists are emptied, so that nothing put there meanwhile is overlooked.
+        if !tasks.shared.pressing.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let due = std::mem::take(&mut tasks.shared.lists().runnable);
+        for key in due {
+            tasks.poll(inner, key);
+        }
+        tasks.sweep();
+    }
+
+    /// The end of the reactor. What is returned is to be dropped with nothing borrowed.
+    pub(crate) fn close(&self) -> impl Sized + use<> {
+        self.made.get().map(|tasks| {
+            (
+                tasks.tasks.borrow_mut().drain(),
+                tasks.sockets.borrow_mut().drain(),
+                tasks.sleeps.borrow_mut().drain(),
+            )
+        })
+    }
+}
+
+pub(crate) struct Tasks {
     tasks: RefCell<Slots<Slot>>,
     pub(super) sockets: RefCell<Slots<Socket>>,
     sleeps: RefCell<Slots<DelayedCall>>,
@@ -127,8 +185,8 @@ impl Drop for Entered {
     }
 }
 
-impl Executor {
-    pub(crate) fn new(mailbox: &Arc<Mailbox>) -> Self {
+impl Tasks {
+    fn new(mailbox: &Arc<Mailbox>) -> Self {
         Self {
             tasks: RefCell::new(Slots::new()),
             sockets: RefCell::new(Slots::new()),
@@ -165,30 +223,6 @@ impl Executor {
         let slot = self.tasks.borrow_mut().remove(key);
         drop(slot);
         self.sweep();
-    }
-
-    /// Whether the next poll must not sleep.
-    pub(crate) fn is_pressing(&self) -> bool {
-        self.shared.pressing.load(Ordering::Acquire)
-    }
-
-    /// Tasks that have not ended, and sockets they have open.
-    pub(crate) fn gauges(&self) -> (u64, u64) {
-        (self.tasks.borrow().len() as u64, self.sockets.borrow().len() as u64)
-    }
-
-    /// The phase of a turn: polls what was woken before it began.
-    pub(crate) fn run(inner: &Rc<Inner>) {
-        let executor = &inner.executor;
-        // Cleared before the lists are emptied, so that nothing put there meanwhile is overlooked.
-        if !executor.shared.pressing.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        let due = std::mem::take(&mut executor.shared.lists().runnable);
-        for key in due {
-            executor.poll(inner, key);
-        }
-        executor.sweep();
     }
 
     fn poll(&self, inner: &Rc<Inner>, key: Key) {
@@ -247,15 +281,6 @@ impl Executor {
         let left = self.reads.get();
         self.reads.set(left.saturating_sub(1));
         left > 0
-    }
-
-    /// The end of the reactor. What is returned is to be dropped with nothing borrowed.
-    pub(crate) fn close(&self) -> impl Sized + use<> {
-        (
-            self.tasks.borrow_mut().drain(),
-            self.sockets.borrow_mut().drain(),
-            self.sleeps.borrow_mut().drain(),
-        )
     }
 }
 

@@ -94,7 +94,8 @@ macro_rules! stream_setters {
             self
         }
 
-        /// Bytes that may wait to be sent; a write beyond is an error. 256 MiB by default.
+        /// Bytes that may wait to be sent; a write beyond is an error, unless nothing waits: then
+        /// it is taken, however long. 256 MiB by default.
         pub fn write_limit(mut self, bytes: usize) -> Self {
             self.common.tuning.write_limit = bytes;
             self

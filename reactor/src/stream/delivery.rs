@@ -193,7 +193,8 @@ fn deliver(
             if !connection.delivers() {
                 return;
             }
-            if budget == 0 || inner.is_stopping() {
+            // A layer that the protocol has just pushed sees all that is read from here on.
+            if budget == 0 || connection.stack().is_some() || inner.is_stopping() {
                 let again = Ready { error: ready.error, ..Ready::DRAIN };
                 connection.make_ready(again, &mut core.agenda);
                 return;

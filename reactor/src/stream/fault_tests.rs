@@ -35,7 +35,12 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let op = prop_oneof![12 => op(), 1 => (1..10_000_u64).prop_map(Op::Wait)];
+    let op = prop_oneof![
+        12 => op(),
+        1 => (1..10_000_u64).prop_map(Op::Wait),
+        3 => op().prop_map(|op| Op::InDelivery(Box::new(op))),
+        1 => Just(Op::InDelivery(Box::new(Op::Fail))),
+    ];
     (
         prop::collection::vec((any::<bool>(), op), 0..40),
         prop::collection::vec(any::<u8>(), 0..400),
@@ -47,6 +52,7 @@ fn case() -> impl Strategy<Value = Case> {
             // Enough for every way that a write can take; byte by byte much takes for ever.
             let most = if room < 1000 { 1000 } else { 40_000 };
             for (_, op) in &mut script {
+                let op = if let Op::InDelivery(op) = op { op } else { op };
                 if let Op::Write(len) | Op::Owned(len) | Op::Try(len) = op {
                     *len %= most;
                 }
@@ -55,18 +61,9 @@ fn case() -> impl Strategy<Value = Case> {
         })
 }
 
-/// What was done to an end while it was open.
-#[derive(Clone, Copy, Default)]
-struct Done {
-    lose: bool,
-    abort: bool,
-    wait: bool,
-}
-
 struct Stage {
     ends: [Rc<End>; 2],
     net: Rc<Net>,
-    done: [Done; 2],
     failed: bool,
 }
 
@@ -92,28 +89,27 @@ fn play(case: &Case) -> Stage {
         reactor.iterate(Some(Duration::from_secs(1))).expect("a turn");
     }
     port.stop_listening();
-    let mut done = [Done::default(); 2];
     for (second, op) in &case.script {
-        let (end, done) = (&ends[usize::from(*second)], &mut done[usize::from(*second)]);
-        let open = end.lost.borrow().is_empty();
-        done.lose |= open && matches!(op, Op::Lose);
-        done.abort |= open && matches!(op, Op::Abort);
-        done.wait |= open && matches!(op, Op::Wait(_));
-        end.act(op, &reactor);
+        ends[usize::from(*second)].act(op, Some(&reactor));
+    }
+    // From here on nobody pauses or fails.
+    for end in &ends {
+        end.in_deliveries.take();
     }
     for end in &ends {
-        end.act(&Op::LoseWrite, &reactor);
-        end.act(&Op::Resume, &reactor);
+        end.act(&Op::LoseWrite, Some(&reactor));
+        end.act(&Op::Resume, Some(&reactor));
     }
     // Nothing keeps the loop but what is left to do; the clock is the test's own.
     reactor.run().expect("the loop ends");
     assert!(reactor.streams().is_empty() && reactor.listening_ports().is_empty());
     assert_eq!(reactor.stats().callback_panics, 0);
-    Stage { ends, net, done, failed: failed.get() }
+    Stage { ends, net, failed: failed.get() }
 }
 
 fn check(case: &Case, stage: &Stage) -> Result<(), TestCaseError> {
-    let Stage { ends, net, done, failed } = stage;
+    let Stage { ends, net, failed } = stage;
+    let done = ends.each_ref().map(|end| end.done.get());
     let made = ends.each_ref().map(|end| end.made.get());
     prop_assert!(made[1] == 1 || *failed, "the client was told nothing");
     prop_assert!(made == [1, 1] || net.is_broken(), "{:?}", made);
@@ -127,7 +123,8 @@ fn check(case: &Case, stage: &Stage) -> Result<(), TestCaseError> {
         // Nothing is said to be sent after something was not.
         prop_assert!(completed.is_sorted_by(|before, after| before >= after), "{:?}", completed);
         prop_assert!(end.received.get() <= other.written.get());
-        let peaceful = !net.is_broken() && done.iter().all(|done| !done.abort && !done.wait);
+        let peaceful =
+            !net.is_broken() && done.iter().all(|done| !done.abort && !done.wait && !done.fail);
         if peaceful {
             prop_assert!(lost[0].is_clean(), "{:?}", lost);
             prop_assert!(completed.iter().all(|sent| *sent), "{:?}", completed);
@@ -135,6 +132,9 @@ fn check(case: &Case, stage: &Stage) -> Result<(), TestCaseError> {
                 prop_assert_eq!(end.received.get(), other.written.get());
             }
         }
+        // What was read is delivered, whatever failed after it.
+        let left_alone = !done[at].lose && !done[at].abort && !done[at].pause && !done[at].fail;
+        prop_assert!(!left_alone || end.received.get() == net.bytes_read()[at]);
         // An end in order, unasked, is one after the last byte that the peer was promised.
         if let Some(lost) = lost.first()
             && lost.is_clean()

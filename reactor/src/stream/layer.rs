@@ -265,52 +265,60 @@ struct Output {
 
 /// Reads for a connection with layers, and takes what came through them.
 pub(crate) fn service(inner: &Rc<Inner>, key: Key, drain: bool) {
-    {
+    let outcome = {
         let core = &mut *inner.core.borrow_mut();
         let Some(connection) = core.streams.connections.get_mut(key) else { return };
         let mut buffer = core.streams.buffer.take().unwrap_or_else(delivery::buffer);
-        read(connection, &mut buffer, drain, &mut core.agenda);
+        let outcome = read(connection, &mut buffer, drain, &mut core.agenda);
         core.streams.buffer = Some(buffer);
-    }
+        outcome
+    };
     run(inner, key);
+    // What came before an end has been delivered by now.
     let core = &mut *inner.core.borrow_mut();
-    if let Some(connection) = core.streams.connections.get_mut(key)
-        && connection.stack().is_some_and(|stack| stack.eof)
-    {
-        // No read will come to tell that there is nothing left.
-        connection.read_dry(&mut core.agenda);
+    if let Some(connection) = core.streams.connections.get_mut(key) {
+        match outcome {
+            Ok(true) => connection.read_dry(&mut core.agenda),
+            Ok(false) => {}
+            Err(error) => connection.end(lost(error), &mut core.agenda),
+        }
     }
 }
 
-fn read(connection: &mut Connection, buffer: &mut [u8], drain: bool, agenda: &mut Agenda) {
+/// Tells whether there is nothing left to read.
+fn read(
+    connection: &mut Connection,
+    buffer: &mut [u8],
+    drain: bool,
+    agenda: &mut Agenda,
+) -> io::Result<bool> {
     let mut budget = BUFFER_LEN;
     while connection.delivers() {
         if budget == 0 {
-            return connection.make_ready(Ready::DRAIN, agenda);
+            connection.make_ready(Ready::DRAIN, agenda);
+            return Ok(false);
         }
         let room = budget.min(buffer.len());
         let result = connection.socket.read(&mut buffer[..room]);
-        let Some(stack) = connection.stack_mut() else { return };
+        let Some(stack) = connection.stack_mut() else { return Ok(false) };
         match result {
             Ok(0) => {
                 stack.eof = true;
                 stack.inputs.push_back(Input::ReadEnded(0));
-                connection.read_dry(agenda);
             }
             Ok(len) => {
                 stack.inputs.push_back(Input::Received(0, buffer[..len].to_vec()));
                 connection.count_read(len);
                 budget -= len;
                 if len < room && !drain {
-                    return;
+                    return Ok(false);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return connection.read_dry(agenda);
-            }
-            Err(error) => connection.end(lost(error), agenda),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
         }
     }
+    Ok(connection.stack().is_some_and(|stack| stack.eof))
 }
 
 /// Takes what waits through the layers, and tells the protocol what came out at the top.

@@ -1,6 +1,7 @@
 //! Two ends of a connection under any interleaving of what can be done to them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,6 +25,20 @@ pub(super) enum Op {
     Turns(usize),
     /// Lets so many milliseconds pass, if nothing happens meanwhile.
     Wait(u64),
+    /// What the next delivery does.
+    InDelivery(Box<Self>),
+    /// In a delivery: it fails.
+    Fail,
+}
+
+/// What was done to an end while it was open.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Done {
+    pub(super) lose: bool,
+    pub(super) abort: bool,
+    pub(super) pause: bool,
+    pub(super) wait: bool,
+    pub(super) fail: bool,
 }
 
 #[derive(Default)]
@@ -37,6 +52,8 @@ pub(super) struct End {
     pub(super) completed: Rc<RefCell<Vec<bool>>>,
     pub(super) made: Cell<usize>,
     pub(super) lost: RefCell<Vec<ConnectionLost>>,
+    pub(super) in_deliveries: RefCell<VecDeque<Op>>,
+    pub(super) done: Cell<Done>,
     /// Whether writing was paused; told in turns.
     paused: Cell<bool>,
     pub(super) told_twice: Cell<bool>,
@@ -92,6 +109,15 @@ impl Protocol for Half {
         self.end.wrong.set(self.end.wrong.get() || !right || data.is_empty());
         self.check_open();
         self.end.received.set(from + data.len());
+        let op = self.end.in_deliveries.borrow_mut().pop_front();
+        match op {
+            Some(Op::Fail) => {
+                self.end.note(&Op::Fail);
+                anyhow::bail!("as the test wants it")
+            }
+            Some(op) => self.end.act(&op, None),
+            None => {}
+        }
         Ok(())
     }
 
@@ -121,8 +147,22 @@ impl Protocol for Half {
 }
 
 impl End {
-    pub(super) fn act(&self, op: &Op, reactor: &Reactor) {
+    fn note(&self, op: &Op) {
+        let mut done = self.done.get();
+        if self.lost.borrow().is_empty() {
+            done.lose |= matches!(op, Op::Lose);
+            done.abort |= matches!(op, Op::Abort);
+            done.pause |= matches!(op, Op::Pause);
+            done.wait |= matches!(op, Op::Wait(_));
+            done.fail |= matches!(op, Op::Fail);
+        }
+        self.done.set(done);
+    }
+
+    /// Without a reactor, no turns are made.
+    pub(super) fn act(&self, op: &Op, reactor: Option<&Reactor>) {
         let Some(transport) = self.transport.borrow().clone() else { return };
+        self.note(op);
         let from = self.written.get();
         let data = |len: usize| (from..from + len).map(byte).collect::<Vec<_>>();
         match op {
@@ -152,13 +192,16 @@ impl End {
             Op::Lose => transport.lose_connection(),
             Op::Abort => transport.abort_connection(),
             Op::Turns(turns) => {
-                for _ in 0..*turns {
+                for reactor in (0..*turns).filter_map(|_| reactor) {
                     reactor.iterate(Some(Duration::ZERO)).expect("a turn");
                 }
             }
             Op::Wait(milliseconds) => {
-                reactor.iterate(Some(Duration::from_millis(*milliseconds))).expect("a turn");
+                let limit = Some(Duration::from_millis(*milliseconds));
+                reactor.map(|reactor| reactor.iterate(limit).expect("a turn"));
             }
+            Op::InDelivery(op) => self.in_deliveries.borrow_mut().push_back((**op).clone()),
+            Op::Fail => {}
         }
     }
 }
@@ -215,11 +258,11 @@ proptest! {
                 lose[usize::from(*second)] |= matches!(op, Op::Lose);
                 abort |= matches!(op, Op::Abort);
             }
-            end.act(op, &reactor);
+            end.act(op, Some(&reactor));
         }
         for end in &ends {
-            end.act(&Op::LoseWrite, &reactor);
-            end.act(&Op::Resume, &reactor);
+            end.act(&Op::LoseWrite, Some(&reactor));
+            end.act(&Op::Resume, Some(&reactor));
         }
         reactor.run().expect("the loop runs");
         prop_assert!(hang.active(), "it hangs");

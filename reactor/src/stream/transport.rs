@@ -92,7 +92,8 @@ impl Transport {
 
     /// Closes the connection with a reset: what was not sent yet is dropped, and the peer sees an
     /// error. `connection_lost` follows from the loop with
-    /// [`ConnectionLost::Aborted`](crate::ConnectionLost::Aborted).
+    /// [`ConnectionLost::Aborted`](crate::ConnectionLost::Aborted). UNIX sockets know no reset: over
+    /// them the peer reads what the system had taken, and then the end.
     pub fn abort_connection(&self) {
         self.with(Connection::abort);
     }

@@ -30,10 +30,10 @@ const NAME_MAX: usize =
 /// assert_eq!((name.as_abstract_name(), name.to_string().as_str()), (Some(&b"echo"[..]), "@echo"));
 /// assert!(UnixAddr::UNNAMED.is_unnamed());
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixAddr(Repr);
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Repr {
     Unnamed,
     Path(Arc<Path>),

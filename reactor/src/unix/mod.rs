@@ -6,7 +6,9 @@ mod datagram;
 pub(crate) mod options;
 
 pub use address::{PeerCredentials, UnixAddr};
-pub use datagram::{UnixDatagram, UnixDatagramProtocol, UnixDatagramTransport, UnixWriteFailure};
+pub use datagram::{
+    UnixDatagram, UnixDatagramKey, UnixDatagramProtocol, UnixDatagramTransport, UnixWriteFailure,
+};
 pub use options::{UnixConnectOptions, UnixDatagramOptions, UnixOptions};
 
 pub(crate) use datagram::{UnixNotice, UnixPort, begin_shutdown, due, event, notice, ready};

@@ -67,6 +67,7 @@ impl Poller {
 
     /// Whoever is due to work is called at once: a wait begins when the last work is done, so it
     /// is the place to spin.
+    #[allow(clippy::disallowed_methods, reason = "the system's clock bounds the spinning")]
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         if self.busy.is_zero() || timeout == Some(Duration::ZERO) {
             return self.poll.poll(&mut self.ready, timeout);

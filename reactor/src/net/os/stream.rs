@@ -171,7 +171,9 @@ impl ListenSocket for OsListener {
         let unix = peer.unix().is_some();
         let stream = OsStream::new(fd.into(), self.registration.sibling(token), unix)?;
         for &option in &self.options {
-            set_option(&stream.socket, option)?;
+            // Some systems refuse that of a connection that is gone already: no fault of the port.
+            set_option(&stream.socket, option)
+                .map_err(|_| io::Error::from_raw_os_error(libc::ECONNABORTED))?;
         }
         stream.registration.register_stream(stream.socket.as_fd())?;
         Ok((Rc::new(stream), peer))
@@ -439,5 +441,22 @@ fn peer_addr(address: &SockAddr) -> io::Result<PeerAddr> {
     match address.as_socket() {
         Some(address) => Ok(address.into()),
         None => unix::own(address).map(Into::into),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_opened_once_however_often_it_is_asked_for() {
+        let mut reserve = None;
+        keep_reserve(&mut reserve);
+        let first = reserve.as_ref().map(AsRawFd::as_raw_fd);
+        assert!(first.is_some());
+        keep_reserve(&mut reserve);
+        assert_eq!(reserve.as_ref().map(AsRawFd::as_raw_fd), first);
     }
 }

@@ -31,6 +31,7 @@ use crate::{Handle, Protocol, Transport};
 /// let reactor = Reactor::new()?;
 /// let script = ScriptedStream::new("192.0.2.1:7".parse()?);
 /// script.attach(&reactor, Echo)?;
+/// reactor.iterate(None)?; // `connection_made`
 /// script.receive(b"ping");
 /// script.answer_write(WriteStep::Take(3));
 /// script.answer_write(WriteStep::WouldBlock);
@@ -201,7 +202,7 @@ impl ScriptedStream {
     /// let script = ScriptedStream::new("192.0.2.1:7".parse()?);
     /// script.answer_connect(&reactor);
     /// let connector = reactor.connect_tcp("192.0.2.1:7", |_: PeerAddr| Some(P))?;
-    /// reactor.iterate(None)?;
+    /// reactor.iterate(Some(std::time::Duration::ZERO))?;
     /// assert_eq!(connector.state(), ConnectorState::Connecting);
     /// script.connected();
     /// reactor.iterate(None)?;
@@ -279,6 +280,12 @@ impl ScriptedStream {
     /// Everything that was taken, in order.
     pub fn written(&self) -> Vec<u8> {
         self.state.written.borrow().clone()
+    }
+
+    /// Empties the record of what was written: for benches, which write without end.
+    pub fn forget_written(&self) {
+        self.state.written.borrow_mut().clear();
+        self.state.write_sizes.borrow_mut().clear();
     }
 
     /// How many bytes each write took; 0 where it failed.
@@ -395,9 +402,13 @@ impl StreamSocket for StreamEnd {
     }
 
     fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let offered: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
-        let taken = self.take(offered.len())?;
-        self.state.written.borrow_mut().extend_from_slice(&offered[..taken]);
+        let taken = self.take(pieces.iter().map(|piece| piece.len()).sum())?;
+        let (mut left, mut written) = (taken, self.state.written.borrow_mut());
+        for piece in pieces {
+            let len = piece.len().min(left);
+            written.extend_from_slice(&piece[..len]);
+            left -= len;
+        }
         Ok(taken)
     }
 

@@ -12,11 +12,12 @@ use crate::inner::Stop;
 
 impl World {
     fn find(&self, name: &str) -> Result<HostId, HostError> {
-        let found = self.names.borrow().get(name).copied();
+        let found = self.around.names.hosts.borrow().get(name).copied();
         found.ok_or_else(|| HostError::Unknown { name: name.to_owned() })
     }
 
-    /// The handle of a host; that of its last life if it is down.
+    /// The handle of a host that is up, as [`host`](Self::host) and [`restart`](Self::restart) gave
+    /// it.
     ///
     /// # Errors
     /// [`HostError::Unknown`]; [`HostError::Down`].

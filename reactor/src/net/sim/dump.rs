@@ -23,7 +23,8 @@ impl World {
     /// use std::time::Duration;
     /// use strand_reactor::sim::World;
     /// let world = World::new(1);
-    /// let (a, b) = (world.host("a", "10.0.0.1")?, world.host("b", "10.0.0.2")?);
+    /// let a = world.host("a", "10.0.0.1")?;
+    /// world.host("b", "10.0.0.2")?;
     /// a.listen_udp(9, P)?.write_to(b"hello", "10.0.0.2:9".parse()?)?;
     /// world.run_for(Duration::ZERO)?;
     /// let text = world.dump();
@@ -45,6 +46,7 @@ impl World {
         for number in 0..net.hosts.len() {
             self.write_host(net, HostId(number as u32), text)?;
         }
+        net.links.write_rules(net.now, text)?;
         write_flights(net, text)
     }
 

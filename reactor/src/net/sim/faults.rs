@@ -81,7 +81,7 @@ impl World {
         to: impl Into<Hosts>,
         link: Link,
     ) -> Result<(), HostError> {
-        let names = self.names.borrow();
+        let names = self.around.names.hosts.borrow();
         let Net { links, addresses, .. } = &mut *self.net.borrow_mut();
         let known = |host: &Host| find(host, &names, addresses);
         let (from, to) = (from.into().resolve(&known)?, to.into().resolve(&known)?);
@@ -114,7 +114,7 @@ impl World {
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn rule(&self, rule: Rule) -> Result<Guard, HostError> {
-        let names = self.names.borrow();
+        let names = self.around.names.hosts.borrow();
         let Net { links, addresses, .. } = &mut *self.net.borrow_mut();
         links.add_rule(rule, &|host| find(host, &names, addresses))
     }

@@ -1,4 +1,26 @@
-//! A network in a box: unmodified protocols under virtual time, from one seed always the same.
+//! A network in a box: unmodified protocols under virtual time, from one seed always the same. What
+//! users are told is in `page.md`.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `world.rs` | [`World`]: hosts, and the loop that lets time pass |
+//! | `control.rs` | crashes, restarts, names and settings |
+//! | `dump.rs` | a world as text |
+//! | `turn.rs` | how a reactor is driven turn by turn, and what reactors of a world share |
+//! | `driver.rs` | the seam of a host: the [`Driver`](crate::net::Driver) of its reactor |
+//! | `network.rs` | what hosts share: clock, happenings, the way of a packet |
+//! | `host.rs` | addresses, interfaces, events of sockets |
+//! | `packet.rs` | the one type that sockets, links and the trace share |
+//! | `queue.rs`, `table.rs` | the heap of happenings; hosts by address |
+//! | `names.rs` | the table of names, and its resolver |
+//! | `udp/`, `tcp/` | sockets |
+//! | `links/`, `trace.rs` | what becomes of packets under way; the record of them |
+//!
+//! A world drives ordinary reactors: one [`SimDriver`](driver::SimDriver) each over a shared
+//! [`Net`](network::Net). The net is borrowed for the length of one call of a socket or driver, never
+//! while a reactor runs; it knows no reactor. Between turns the world asks a reactor when it wants
+//! the next. Who calls into a reactor outside of its turns passes `Inner::touch`, which has the
+//! world ask again.
 
 mod addresses;
 mod control;

@@ -6,34 +6,52 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::host::HostId;
+use super::network::Net;
 use super::turn::Surroundings;
 use crate::{Answer, Handle, Query, Resolve};
 
 /// Names and their addresses; those of hosts are among them.
 pub(super) struct NameTable {
     addresses: RefCell<BTreeMap<String, Vec<IpAddr>>>,
+    /// Hosts by the names that they were given.
+    pub(super) hosts: RefCell<BTreeMap<Rc<str>, HostId>>,
     pub(super) lookup_time: Cell<Duration>,
 }
 
 impl Default for NameTable {
     fn default() -> Self {
-        Self { addresses: RefCell::default(), lookup_time: Cell::new(Duration::from_millis(1)) }
+        Self {
+            addresses: RefCell::default(),
+            hosts: RefCell::default(),
+            lookup_time: Cell::new(Duration::from_millis(1)),
+        }
     }
 }
 
 impl NameTable {
-    /// Gives a name these addresses, or takes it away with none.
+    /// Gives a name these addresses; without any it does not exist.
     pub(super) fn set(&self, name: &str, addresses: Vec<IpAddr>) {
-        let names = &mut *self.addresses.borrow_mut();
-        if addresses.is_empty() {
-            names.remove(&key(name));
-        } else {
-            names.insert(key(name), addresses);
+        self.addresses.borrow_mut().insert(key(name), addresses);
+    }
+
+    /// Names a host.
+    pub(super) fn add_host(&self, name: &Rc<str>, id: HostId, addresses: &[(IpAddr, u8)]) {
+        self.hosts.borrow_mut().insert(Rc::clone(name), id);
+        // Whoever asks may write it in another case.
+        if key(name) != **name {
+            self.set(name, addresses.iter().map(|(ip, _)| *ip).collect());
         }
     }
 
-    fn get(&self, name: &str) -> Vec<IpAddr> {
-        self.addresses.borrow().get(&key(name)).cloned().unwrap_or_default()
+    fn get(&self, name: &str, net: &Net) -> Vec<IpAddr> {
+        let name = key(name);
+        if let Some(addresses) = self.addresses.borrow().get(&name) {
+            return addresses.clone();
+        }
+        let hosts = self.hosts.borrow();
+        let of_host = |id: &HostId| net.host(*id).addresses.iter().map(|own| own.ip).collect();
+        hosts.get(&*name).map(of_host).unwrap_or_default()
     }
 }
 
@@ -51,6 +69,9 @@ impl Resolve for WorldResolver {
     fn resolve(&mut self, handle: &Handle, query: Query, answer: Answer) {
         let around = Rc::clone(&self.around);
         let wait = around.names.lookup_time.get();
-        handle.call_later(wait, move |_| answer.found(around.names.get(query.name())));
+        handle.call_later(wait, move |_| {
+            let found = around.names.get(query.name(), &around.net.borrow());
+            answer.found(found);
+        });
     }
 }

@@ -79,6 +79,7 @@ pub(crate) fn system_time(now: u64) -> SystemTime {
 }
 
 impl Net {
+    #[allow(clippy::disallowed_methods, reason = "an `Instant` has no other origin; none is shown")]
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             base: Instant::now(),
@@ -175,23 +176,20 @@ impl Net {
         interface: u32,
         packet: Packet,
     ) -> Option<u32> {
-        match self.offer(from, to, interface, packet) {
-            Ok(()) => None,
-            Err((mtu, packet)) => {
-                self.record(from, to, &packet, TraceEvent::Dropped(Reason::TooBig));
-                Some(mtu)
-            }
-        }
+        let (mtu, packet) = self.offer(from, to, interface, packet)?;
+        self.record(from, to, &packet, TraceEvent::Dropped(Reason::TooBig));
+        Some(mtu)
     }
 
     /// As [`transmit_by`](Self::transmit_by); gives back what is too big, which is not yet lost.
+    #[allow(clippy::result_large_err, reason = "moved once, and only if the packet is too big")]
     pub(crate) fn offer(
         &mut self,
         from: HostId,
         to: HostId,
         interface: u32,
         packet: Packet,
-    ) -> Result<(), (u32, Packet)> {
+    ) -> Option<(u32, Packet)> {
         if from == to && self.links.spares_loopback(from) {
             self.record(from, to, &packet, TraceEvent::Sent);
             match packet.body {
@@ -200,13 +198,13 @@ impl Net {
                     self.deliver(Flight { from, interface, packet }, to);
                 }
             }
-            return Ok(());
+            return None;
         }
         match self.links.transmit(&mut self.rng, self.now, from, to, &packet) {
             Fate::Dropped(reason) => {
                 self.record(from, to, &packet, TraceEvent::Dropped(reason));
             }
-            Fate::TooBig { mtu } => return Err((mtu, packet)),
+            Fate::TooBig { mtu } => return Some((mtu, packet)),
             Fate::Deliver(arrivals) => {
                 self.record(from, to, &packet, TraceEvent::Sent);
                 for arrival in arrivals.more {
@@ -217,7 +215,7 @@ impl Net {
                 self.launch(from, to, interface, packet, arrivals.first.at_ns);
             }
         }
-        Ok(())
+        None
     }
 
     /// Asks the link when a packet would arrive, and sends nothing.
@@ -297,6 +295,13 @@ impl Net {
             }
         }
         true
+    }
+
+    /// Gives memory back that a burst had needed.
+    pub(crate) fn shrink(&mut self) {
+        if self.flights.is_empty() {
+            self.flights.shrink_to_fit();
+        }
     }
 
     /// A packet arrives.

@@ -32,7 +32,8 @@ impl<E: Copy> EventQueue<E> {
         Self { heap: Vec::new(), next_sequence: 0 }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.heap.len()
     }
 

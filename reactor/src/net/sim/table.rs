@@ -19,10 +19,7 @@ impl AddressTable {
         if self.places.is_empty() {
             return None;
         }
-        match &self.places[self.place(ip)] {
-            Some((_, host)) => Some(*host),
-            None => None,
-        }
+        self.places[self.place(ip)].as_ref().map(|(_, host)| *host)
     }
 
     /// Addresses are never taken out: a host keeps its own for good.

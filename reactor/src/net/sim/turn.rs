@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::host::HostId;
 use super::names::{NameTable, WorldResolver};
+use super::network::SharedNet;
 use crate::agenda::Agenda;
 use crate::net::{Event, RecvBatch};
 use crate::{Reactor, Resolve};
@@ -19,13 +20,15 @@ pub(super) struct Surroundings {
     /// Hosts that were called into outside of their turns.
     pub(super) touched: RefCell<Vec<HostId>>,
     pub(super) names: NameTable,
+    pub(super) net: SharedNet,
     /// How long a job of `defer_to_thread` takes.
     pub(super) job_time: Cell<Duration>,
 }
 
 impl Surroundings {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(net: &SharedNet) -> Self {
         Self {
+            net: Rc::clone(net),
             touched: RefCell::default(),
             names: NameTable::default(),
             job_time: Cell::new(Duration::from_millis(1)),
@@ -53,6 +56,7 @@ impl Hook {
     }
 
     /// How long a job of `defer_to_thread` takes.
+    #[cfg(feature = "threads")]
     pub(crate) fn job_time(&self) -> Duration {
         self.around.job_time.get()
     }

@@ -1,7 +1,6 @@
 //! The world: hosts, and the loop that lets time pass.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,7 +51,6 @@ use crate::{Handle, Reactor};
 pub struct World {
     pub(super) net: SharedNet,
     pub(super) slots: RefCell<Vec<Slot>>,
-    pub(super) names: RefCell<BTreeMap<Rc<str>, HostId>>,
     pub(super) around: Rc<Surroundings>,
     mail: Arc<Mail>,
     buffers: RefCell<Buffers>,
@@ -69,24 +67,25 @@ pub(super) struct Slot {
     pub(super) born: u64,
     /// A stop has come to its end: as if `run` had returned.
     pub(super) stopped: bool,
-    /// Turns that it took at the instant `turned_at`.
+    /// Turns that it took without a pause, the last of them at `turned_at`.
     turns: u32,
     turned_at: u64,
 }
 
-/// Turns that a host may take while no time passes; then it waits for [`TURN_NS`], as the turns of
-/// a real one take time, and a program that always has work does not stop the clock.
+/// Turns that a host may take while no time passes. From then on each takes [`TURN_NS`], as the turns
+/// of a real one take time, until the host has nothing to do: a program that always has work does
+/// not stop the clock.
 const TURNS_AT_ONCE: u32 = 1_000;
 const TURN_NS: u64 = 1_000;
 
 impl World {
     /// A world without hosts. All that is left to chance in it follows from the seed.
     pub fn new(seed: u64) -> Self {
+        let net = Rc::new(RefCell::new(Net::new(seed)));
         Self {
-            net: Rc::new(RefCell::new(Net::new(seed))),
+            around: Rc::new(Surroundings::new(&net)),
+            net,
             slots: RefCell::default(),
-            names: RefCell::default(),
-            around: Rc::new(Surroundings::new()),
             mail: Arc::default(),
             buffers: RefCell::default(),
             running: Cell::new(false),
@@ -107,15 +106,16 @@ impl World {
         A::Error: Into<HostError>,
     {
         let addresses: HostAddresses = addresses.try_into().map_err(Into::into)?;
-        if self.names.borrow().contains_key(name) {
+        if self.around.names.hosts.borrow().contains_key(name) {
             return Err(HostError::NameTaken { name: name.to_owned() });
         }
         let name: Rc<str> = name.into();
         let id = self.add(&name, &addresses)?;
-        self.names.borrow_mut().insert(Rc::clone(&name), id);
-        self.around.names.set(&name, addresses.list.iter().map(|(ip, _)| *ip).collect());
+        self.around.names.add_host(&name, id, &addresses.list);
         let (slot, handle) = self.boot(id);
-        self.slots.borrow_mut().push(slot);
+        let slots = &mut *self.slots.borrow_mut();
+        grow(slots);
+        slots.push(slot);
         Ok(handle)
     }
 
@@ -129,6 +129,7 @@ impl World {
             }
         }
         let id = HostId(net.hosts.len() as u32);
+        grow(&mut net.hosts);
         net.hosts.push(HostState::new(Rc::clone(name), &addresses.list));
         for &(address, _) in &addresses.list {
             net.addresses.insert(address, id);
@@ -167,12 +168,29 @@ impl World {
         let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let until = self.net.borrow().now.saturating_add(length);
         while self.next(until)? {}
-        self.net.borrow_mut().now = until;
+        let net = &mut *self.net.borrow_mut();
+        net.now = until;
+        net.shrink();
         Ok(())
     }
 
     /// Lets time pass until `condition` holds, which is asked before the first turn and after
     /// each. False when nothing is left that could happen and it does not hold.
+    ///
+    /// A timer that repeats always leaves something: there, bound the time in the condition.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use strand_reactor::sim::World;
+    /// let world = World::new(1);
+    /// let host = world.host("a", "10.0.0.1")?;
+    /// let ticking = host.looping_call(Duration::from_secs(1), |_, _| {});
+    /// let limit = Duration::from_secs(10);
+    /// assert!(world.run_until(|| world.elapsed() >= limit)?);
+    /// ticking.stop()?;
+    /// assert!(!world.run_until(|| false)?);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`run_for`](Self::run_for).
@@ -190,6 +208,18 @@ impl World {
 
     /// One turn of one host; time jumps to it if it lies ahead. False when nothing is left that
     /// could happen.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use strand_reactor::sim::World;
+    /// let world = World::new(1);
+    /// let host = world.host("a", "10.0.0.1")?;
+    /// host.call_later(Duration::from_secs(7), |_| {});
+    /// assert!(world.step()?);
+    /// assert_eq!(world.elapsed().as_secs(), 7);
+    /// assert!(!world.step()?);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`run_for`](Self::run_for).
@@ -231,7 +261,9 @@ impl World {
         for id in self.mail.take() {
             self.settle(id);
         }
-        while let Some(id) = self.around.touched.borrow_mut().pop() {
+        // In the order in which they were called; nothing here calls into one.
+        let touched = &mut *self.around.touched.borrow_mut();
+        for id in touched.drain(..) {
             self.slots.borrow()[id.0 as usize].hook.set_noted(false);
             self.settle(id);
         }
@@ -265,14 +297,15 @@ impl World {
             let Some(reactor) = slot.reactor.as_ref().filter(|_| !slot.stopped) else {
                 return Ok(false);
             };
-            if slot.turned_at != now {
-                (slot.turned_at, slot.turns) = (now, 0);
+            if slot.turned_at.saturating_add(TURN_NS) < now {
+                slot.turns = 0;
             }
-            slot.turns += 1;
-            if slot.turns > TURNS_AT_ONCE {
+            slot.turns = slot.turns.saturating_add(1);
+            if slot.turns > TURNS_AT_ONCE && slot.turned_at == now {
                 self.net.borrow_mut().wake_at(id, now + TURN_NS);
                 return Ok(false);
             }
+            slot.turned_at = now;
             (Rc::clone(reactor), Rc::clone(&slot.hook))
         };
         if !has_events && reactor.wants() != Wants::Now {
@@ -285,10 +318,20 @@ impl World {
         let left = reactor.simulated_turn()?;
         drop(turn);
         if left {
-            self.slots.borrow_mut()[id.0 as usize].stopped = true;
             reactor.reclaim(&mut self.buffers.borrow_mut());
+            let slot = &mut self.slots.borrow_mut()[id.0 as usize];
+            // In the turn it may have crashed, and another have come into its place.
+            slot.stopped |= slot.reactor.as_ref().is_some_and(|now| Rc::ptr_eq(now, &reactor));
         }
         Ok(true)
+    }
+}
+
+/// Makes room for one more, and for an eighth beyond: doubling would leave half of the memory of a
+/// hundred thousand hosts unused.
+fn grow<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len() / 8 + 4);
     }
 }
 
@@ -319,5 +362,34 @@ impl fmt::Debug for World {
             .field("hosts", &self.slots.borrow().len())
             .field("elapsed", &self.elapsed())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_but_its_world_runs_a_simulated_reactor() {
+        let world = World::new(1);
+        world.host("a", "10.0.0.1").unwrap();
+        let reactor = world.slots.borrow()[0].reactor.clone().unwrap();
+        let refused = reactor.run().unwrap_err();
+        assert!(matches!(refused, RunError::Simulated));
+        assert!(refused.to_string().contains("World::run_for"), "{refused}");
+        assert!(matches!(reactor.iterate(None), Err(RunError::Simulated)));
+    }
+
+    #[test]
+    fn hosts_that_were_called_take_their_turns_in_that_order() {
+        let world = World::new(1);
+        let told = Rc::new(RefCell::new(Vec::new()));
+        for name in ["a", "b", "c"] {
+            let (told, address) = (Rc::clone(&told), format!("10.0.0.{}", name.as_bytes()[0]));
+            let host = world.host(name, address).unwrap();
+            host.call_when_running(move |_| told.borrow_mut().push(name));
+        }
+        world.run_for(Duration::ZERO).unwrap();
+        assert_eq!(*told.borrow(), ["a", "b", "c"]);
     }
 }

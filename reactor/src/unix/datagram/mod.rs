@@ -16,7 +16,7 @@ use crate::error::WriteError;
 use crate::slots::Key;
 
 pub use protocol::{UnixDatagram, UnixDatagramProtocol, UnixWriteFailure};
-pub use transport::UnixDatagramTransport;
+pub use transport::{UnixDatagramKey, UnixDatagramTransport};
 
 pub(crate) use closing::{begin_shutdown, notice};
 pub(crate) use delivery::{due, event, ready};

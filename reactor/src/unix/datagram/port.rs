@@ -1,7 +1,7 @@
 //! The state of a UNIX datagram port, and the half of its work that needs no user code: sending,
 //! waiting for room, beginning to close.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -274,7 +274,7 @@ impl UnixPort {
 
     /// Offers what waits, each receiver's in order, and leaves those without room aside.
     pub(crate) fn flush(&mut self, agenda: &mut Agenda) {
-        let mut full: HashSet<Option<UnixAddr>> = HashSet::new();
+        let mut full: BTreeSet<Option<UnixAddr>> = BTreeSet::new();
         let mut progress = false;
         for waiting in std::mem::take(&mut self.queue) {
             if !full.contains(&waiting.to) {
@@ -354,6 +354,14 @@ impl UnixPort {
             self.writing_paused = false;
             agenda.notices.push_back(UnixNotice::ResumeWriting(self.key).into());
         }
+    }
+
+    /// The port has a peer: what waits for that address goes before what is written to it now.
+    pub(crate) fn connected(&mut self, peer: UnixAddr) {
+        for waiting in &mut self.queue {
+            waiting.to.take_if(|to| *to == peer);
+        }
+        self.peer = Some(peer);
     }
 
     /// Gives what waits for the peer its address: the port is about to lose that peer.

@@ -25,6 +25,41 @@ pub struct UnixDatagramTransport {
     key: Key,
 }
 
+/// Names a UNIX datagram port across threads: plain data, for [`Handle::unix_datagram`] to find the
+/// port again on the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UnixDatagramKey {
+    reactor: u32,
+    key: Key,
+}
+
+impl Handle {
+    /// The UNIX datagram port of this key; `None` when it is closed or belongs to another reactor.
+    ///
+    /// ```
+    /// # use strand_reactor::*;
+    /// # struct P;
+    /// # impl UnixDatagramProtocol for P {
+    /// #     fn datagram_received(&mut self, _: &UnixDatagramTransport, _: UnixDatagram<'_>)
+    /// #     -> anyhow::Result<()> { Ok(()) }
+    /// # }
+    /// let reactor = Reactor::new()?;
+    /// let port = reactor.listen_unix_datagram(UnixDatagramOptions::unnamed(), P)?;
+    /// let key = port.key()?;
+    /// reactor.remote().call_from_thread(move |handle| {
+    ///     handle.unix_datagram(key).expect("still open").stop_listening();
+    /// })?;
+    /// reactor.run()?;
+    /// assert!(reactor.unix_datagram(key).is_none());
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    pub fn unix_datagram(&self, key: UnixDatagramKey) -> Option<UnixDatagramTransport> {
+        let inner = self.upgrade()?;
+        let open = inner.id == key.reactor && inner.core.borrow().unix_ports.get(key.key).is_some();
+        open.then(|| UnixDatagramTransport::new(&inner, key.key))
+    }
+}
+
 impl UnixDatagramTransport {
     pub(crate) fn new(inner: &Rc<Inner>, key: Key) -> Self {
         Self { inner: Rc::downgrade(inner), key }
@@ -156,7 +191,7 @@ impl UnixDatagramTransport {
             port.flush(agenda);
             match port.socket.connect(&peer) {
                 Ok(()) => {
-                    port.peer = Some(peer);
+                    port.connected(peer);
                     Ok(())
                 }
                 Err(source) => Err(ConnectError::Unix { address: peer, source }),
@@ -309,6 +344,23 @@ impl UnixDatagramTransport {
         let socket = self.with(|port, _| Rc::clone(&port.socket)).ok_or(OptionError::Closed)?;
         let fd = socket.fd().ok_or(OptionError::Unsupported { name: "with_fd" })?;
         Ok(look(fd))
+    }
+
+    /// The key by which [`Handle::unix_datagram`] finds this port, from any thread's message.
+    ///
+    /// # Errors
+    /// [`Closed`] when the reactor is gone.
+    pub fn key(&self) -> Result<UnixDatagramKey, Closed> {
+        let reactor = self.inner.upgrade().ok_or(Closed)?.id;
+        Ok(UnixDatagramKey { reactor, key: self.key })
+    }
+
+    /// Names the port in logs.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn set_label(&self, label: &str) -> Result<(), Closed> {
+        self.with(|port, _| port.label = label.into()).ok_or(Closed)
     }
 
     /// The port's name in logs.

@@ -37,7 +37,11 @@ pub(crate) fn draw(results: &Results, folder: &Path) -> anyhow::Result<Vec<&'sta
     for chart in &CHARTS {
         let rows = rows(results, chart);
         if !rows.is_empty() {
-            let below = format!("{}; {}; commit {}", results.machine, results.date, results.commit);
+            let Results { machine, date, commit, .. } = results;
+            let mut below = format!("{machine}; {date}; commit {commit}");
+            if let Some(doubt) = results.doubt() {
+                below = format!("Proves little: {doubt}. {below}");
+            }
             draw_one(&folder.join(chart.file), chart.title, &below, &rows)?;
             drawn.push(chart.file);
         }

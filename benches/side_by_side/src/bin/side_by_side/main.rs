@@ -56,9 +56,6 @@ struct Arguments {
     /// Strand's server, with {kind} and {port} to be filled in; otherwise examples/bench_server
     #[arg(long)]
     server: Option<String>,
-    /// Another one that polls busily for 50 µs, for `udplat-busy`
-    #[arg(long)]
-    busy_server: Option<String>,
     /// Sets net.core.rmem_default and net.ipv4.tcp_max_tw_buckets for the run, as root
     #[arg(long)]
     tune: bool,
@@ -120,7 +117,7 @@ fn wanted(arguments: &Arguments) -> anyhow::Result<Vec<(&'static Workload, &'sta
 
 fn measure(arguments: &Arguments, mut results: Results) -> anyhow::Result<Results> {
     let pairs = wanted(arguments)?;
-    let programs = Programs::build(arguments.server.clone(), arguments.busy_server.clone())?;
+    let programs = Programs::build(arguments.server.clone())?;
     let _tuned = arguments.tune.then(machine::Tuned::apply).transpose()?;
     // Of the idle connections; the servers inherit it. Where it may not be raised, that fails.
     let _ = side_by_side::sys::allow_descriptors(20_000);
@@ -134,6 +131,7 @@ fn measure(arguments: &Arguments, mut results: Results) -> anyhow::Result<Result
         results.missing.push(format!("libuv: {reason}"));
     }
     let end = Instant::now() + Duration::from_secs(60 * arguments.minutes);
+    let mut measured = 0;
     for (workload, peer) in pairs {
         let what = format!("{} beside {peer}", workload.name);
         if Instant::now() > end {
@@ -145,12 +143,14 @@ fn measure(arguments: &Arguments, mut results: Results) -> anyhow::Result<Result
             Ok(Some(pair)) => {
                 println!("{what}: {}", summary(&pair));
                 results.add(pair);
+                measured += 1;
             }
             Ok(None) => results.missing.push(format!("{what}: not to be had here")),
             Err(error) => results.missing.push(format!("{what}: {error:#}")),
         }
     }
     results.missing.iter().for_each(|reason| println!("not measured: {reason}"));
+    ensure!(measured > 0, "nothing was measured, and nothing written");
     let folder = programs.repository().to_string_lossy().into_owned();
     results.commit =
         machine::first_line("git", &["-C", &folder, "describe", "--always", "--dirty"]);

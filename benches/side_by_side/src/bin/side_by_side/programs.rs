@@ -23,25 +23,21 @@ const PEERS: [(&str, &str, &str); 10] = [
 
 /// The name of Strand's server among the programs.
 pub(crate) const STRAND: &str = "strand";
-/// Its other one, polling busily.
+/// The same, polling busily for 50 µs.
 pub(crate) const STRAND_BUSY: &str = "strand-busy";
 
 pub(crate) struct Programs {
     folder: PathBuf,
     repository: PathBuf,
-    /// Commands of Strand's own servers, with {kind} and {port} to be filled in.
+    /// The command of Strand's server, with {kind} and {port} to be filled in.
     server: String,
-    busy_server: Option<String>,
     /// Why libuv is left out, if it is.
     pub(crate) without_libuv: Option<String>,
 }
 
 impl Programs {
     /// Builds everything.
-    pub(crate) fn build(
-        server: Option<String>,
-        busy_server: Option<String>,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn build(server: Option<String>) -> anyhow::Result<Self> {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let repository = package.join("../..").canonicalize()?;
         let executable = std::env::current_exe()?;
@@ -63,7 +59,7 @@ impl Programs {
             }
         };
         let without_libuv = build_libuv(package, &folder).err().map(|error| format!("{error:#}"));
-        Ok(Self { folder, repository, server, busy_server, without_libuv })
+        Ok(Self { folder, repository, server, without_libuv })
     }
 
     pub(crate) fn repository(&self) -> &Path {
@@ -77,12 +73,14 @@ impl Programs {
     /// The command of a server; `None` if it cannot be had here.
     pub(crate) fn command(&self, name: &str, kind: &str, port: u16) -> Option<Vec<OsString>> {
         let own = match name {
-            STRAND => Some(&self.server),
-            STRAND_BUSY => Some(self.busy_server.as_ref()?),
+            STRAND => Some(""),
+            STRAND_BUSY => Some(" --busy-poll 50"),
             _ => None,
         };
-        if let Some(own) = own {
-            let filled = own.replace("{kind}", kind).replace("{port}", &port.to_string());
+        if let Some(options) = own {
+            let filled = (self.server.clone() + options)
+                .replace("{kind}", kind)
+                .replace("{port}", &port.to_string());
             return Some(filled.split_whitespace().map(OsString::from).collect());
         }
         let &(_, program, variant) = PEERS.iter().find(|peer| peer.0 == name)?;

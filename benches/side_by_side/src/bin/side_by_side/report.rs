@@ -73,9 +73,29 @@ impl Results {
         Ok(page)
     }
 
+    /// Runs, and those of them in which other processes had a part.
+    fn runs(&self) -> (usize, usize) {
+        let runs = self.pairs.iter().map(|pair| 2 * pair.rounds).sum();
+        (runs, self.pairs.iter().map(|pair| pair.disturbed).sum())
+    }
+
+    /// Why the figures prove little, if so.
+    pub(crate) fn doubt(&self) -> Option<&'static str> {
+        let (runs, disturbed) = self.runs();
+        let asked = |name: &str| WORKLOADS.iter().find(|workload| workload.name == name);
+        let short = self.pairs.iter().any(|pair| {
+            asked(&pair.workload).is_some_and(|workload| pair.rounds < workload.rounds)
+        });
+        match (short, disturbed * 10 > runs) {
+            (true, true) => Some("a short run on a busy machine"),
+            (true, false) => Some("a short run"),
+            (false, true) => Some("a busy machine"),
+            (false, false) => None,
+        }
+    }
+
     fn head(&self, page: &mut String) -> anyhow::Result<()> {
-        let runs: usize = self.pairs.iter().map(|pair| 2 * pair.rounds).sum();
-        let disturbed: usize = self.pairs.iter().map(|pair| pair.disturbed).sum();
+        let (runs, disturbed) = self.runs();
         let spread = |value: fn(&Pair) -> f64| {
             let least = self.pairs.iter().map(value).fold(f64::INFINITY, f64::min);
             let most = self.pairs.iter().map(value).fold(0.0, f64::max);
@@ -84,6 +104,9 @@ impl Results {
         writeln!(page, "# Strand beside others\n")?;
         writeln!(page, "Made by this command, on {}, of commit {}:\n", self.date, self.commit)?;
         writeln!(page, "```text\n{}\n```\n", self.command)?;
+        if let Some(doubt) = self.doubt() {
+            writeln!(page, "**These figures prove little: {doubt}.**\n")?;
+        }
         writeln!(page, "* Machine: {}; {}.", self.machine, self.settings)?;
         writeln!(
             page,
@@ -148,7 +171,8 @@ beneath quinn.
 What this does not show: a network card and its driver (everything is loopback, where the sender's \
 core also does the receiver's share of the protocol, so sending looks dear and receiving cheap); \
 more than one core; TLS; work of your own in the callbacks. Latency is mostly the time that a \
-sleeping core takes to wake. Compare ratios, never absolute figures of two machines or days.
+sleeping core takes to wake. Compare ratios, never absolute figures of two machines or days. \
+Timers are measured alone, by `cargo bench --bench timers`.
 ";
 
 /// What a chart shows: this figure of these workloads.

@@ -52,7 +52,7 @@ impl Faulty<UdpSocket> {
             return Err(io::Error::from_raw_os_error(errno));
         }
         let end = free.min(batch.queue.len());
-        let result = self.pass(&SendBatch { queue: &batch.queue[..end], ..*batch });
+        let result = self.inner.send(&SendBatch { queue: &batch.queue[..end], ..*batch });
         let gone = match &result {
             Ok(sent) => *sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -60,17 +60,6 @@ impl Faulty<UdpSocket> {
         };
         // What was refused for want of room is to be asked about when there may be some.
         self.faults().asked.set((free - gone, refused.filter(|errno| *errno != libc::EAGAIN)));
-        result
-    }
-
-    fn pass(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
-        let result = self.inner.send(batch);
-        // A rule may have kept the reactor's wish from the socket.
-        if self.watching.get()
-            && result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
-        {
-            self.inner.watch_writable(true)?;
-        }
         result
     }
 }
@@ -116,7 +105,7 @@ impl DatagramSocket for Faulty<UdpSocket> {
     }
 
     fn send(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
-        if self.is_spared() { self.pass(batch) } else { self.send_under_rules(batch) }
+        if self.is_spared() { self.inner.send(batch) } else { self.send_under_rules(batch) }
     }
 
     fn next_error(&self) -> io::Result<Option<QueuedError>> {
@@ -127,12 +116,7 @@ impl DatagramSocket for Faulty<UdpSocket> {
         self.inner.take_error()
     }
 
-    /// While a rule keeps the socket from sending, that it has room is nothing to tell.
     fn watch_writable(&self, on: bool) -> io::Result<()> {
-        self.watching.set(on);
-        if on && self.waits() {
-            return Ok(());
-        }
         self.inner.watch_writable(on)
     }
 

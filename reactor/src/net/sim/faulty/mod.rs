@@ -1,4 +1,4 @@
-//! Sockets whose system calls fail when a rule says so: a layer between those of [`udp`] and
+//! Sockets whose system calls fail when a rule says so: a layer between those of [`udp`](super::udp) and
 //! [`tcp`](super::tcp) and the reactor, which neither of them knows of.
 //!
 //! A call that is refused with `EAGAIN` is one to repeat after an event, so there must be one: when
@@ -30,8 +30,6 @@ struct Faulty<S> {
     net: SharedNet,
     host: HostId,
     protocol: u8,
-    /// The reactor waits for room to send.
-    watching: Cell<bool>,
     token: usize,
     /// Made when a rule first has something to say: most sockets never meet one.
     faults: OnceCell<Box<Faults>>,
@@ -50,8 +48,8 @@ struct Faults {
 
 impl<S> Faulty<S> {
     fn new(net: &SharedNet, host: HostId, protocol: u8, token: usize, inner: S) -> Self {
-        let (net, watching, faults) = (Rc::clone(net), Cell::new(false), OnceCell::new());
-        Self { net, host, protocol, watching, token, faults, inner }
+        let (net, faults) = (Rc::clone(net), OnceCell::new());
+        Self { net, host, protocol, token, faults, inner }
     }
 
     fn faults(&self) -> &Faults {
@@ -63,11 +61,6 @@ impl<S> Faulty<S> {
                 asked: Cell::default(),
             })
         })
-    }
-
-    /// Whether a refusal is to be followed by an event that has not come yet.
-    fn waits(&self) -> bool {
-        self.faults.get().is_some_and(|faults| faults.waiter.waits.get())
     }
 
     #[inline]

@@ -180,9 +180,10 @@ impl Links {
     }
 
     /// When the last packet has left the queues that it stands in; in the past if it met none.
+    /// Asking is for once: a packet that is not transmitted is not mistaken for the one before.
     #[inline]
-    pub(crate) fn departs_ns(&self) -> u64 {
-        self.departs_ns
+    pub(crate) fn take_departure(&mut self) -> u64 {
+        std::mem::take(&mut self.departs_ns)
     }
 
     /// Whether what a host sends to itself takes no time and is not lost: it need not be asked.
@@ -239,6 +240,11 @@ impl Links {
     /// Whether a rule is about this call: it may fail now.
     pub(crate) fn would_refuse(&self, now_ns: u64, attempt: &Attempt) -> bool {
         self.rules.would_refuse(now_ns, attempt)
+    }
+
+    /// The rules in force, as text for people.
+    pub(crate) fn write_rules(&self, now_ns: u64, text: &mut dyn fmt::Write) -> fmt::Result {
+        self.rules.write(now_ns, text)
     }
 
     /// How many rules were lifted so far: when it grows, a socket that was refused may try again.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::{fmt, io};
 
 use fastrand::Rng;
 
@@ -121,6 +122,24 @@ impl Rules {
     #[inline]
     pub(super) fn has_no_calls(&self) -> bool {
         self.calls.is_empty()
+    }
+
+    /// The rules in force, one by line.
+    pub(super) fn write(&self, now_ns: u64, text: &mut dyn fmt::Write) -> fmt::Result {
+        for rule in &self.packets {
+            let effect = match rule.effect {
+                PacketEffect::Drop => "drop",
+                PacketEffect::Partition => "partition",
+                PacketEffect::Through(_) => "another link",
+            };
+            rule.write(now_ns, effect, text)?;
+        }
+        for rule in &self.calls {
+            let (calls, errno) = &rule.effect;
+            let error = io::Error::from_raw_os_error(*errno);
+            rule.write(now_ns, &format!("{calls:?} fails: {error}"), text)?;
+        }
+        Ok(())
     }
 
     /// How many rules were lifted so far: when it grows, a socket that was refused may try again.
@@ -247,6 +266,16 @@ impl<E> Active<E> {
             && (from != to || self.from.is_some() && self.to.is_some())
             && self.traffic.has_packet(packet)
             && self.condition.as_mut().is_none_or(|condition| condition(&PacketView(packet)))
+    }
+
+    fn write(&self, now_ns: u64, effect: &str, text: &mut dyn fmt::Write) -> fmt::Result {
+        let state = match () {
+            () if self.shared.lifted.get() => "lifted",
+            () if self.left == Some(0) => "used up",
+            () if self.schedule.applies(now_ns) => "applies",
+            () => "waits",
+        };
+        writeln!(text, "rule: {effect}; {state}, {} hits", self.shared.hits.get())
     }
 
     /// Throws the dice for what matches otherwise, and counts.

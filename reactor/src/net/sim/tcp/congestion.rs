@@ -120,3 +120,56 @@ impl RoundTrip {
         base.saturating_mul(1_u64.checked_shl(doubled).unwrap_or(u64::MAX)).min(MAX_RTO)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_again_after_a_timeout_tells_no_new_loss() {
+        let mut congestion = Congestion::new(0, 1_000);
+        congestion.timed_out(10_000, Some(10_000), 1_000);
+        // The copies of what had arrived are acknowledged again and again.
+        assert!((0..10).all(|_| !congestion.duplicate(5_000, 10_000, 5_000, 1_000)));
+        congestion.acknowledged(10_000, 5_000, 5_000, 1_000);
+        let told: Vec<bool> =
+            (0..4).map(|_| congestion.duplicate(10_000, 20_000, 10_000, 1_000)).collect();
+        assert_eq!(told, [false, false, true, false]);
+    }
+
+    #[test]
+    fn the_window_doubles_and_then_creeps() {
+        let mut congestion = Congestion::new(0, 1_000);
+        assert_eq!(congestion.window(), 10_000);
+        for _ in 0..10 {
+            congestion.acknowledged(1, 1_000, 10_000, 1_000);
+        }
+        assert_eq!(congestion.window(), 20_000);
+        congestion.timed_out(0, Some(20_000), 1_000);
+        assert_eq!(congestion.window(), 1_000);
+        for _ in 0..9 {
+            congestion.acknowledged(1, 1_000, 10_000, 1_000);
+        }
+        assert_eq!(congestion.window(), 10_000);
+        for _ in 0..10 {
+            congestion.acknowledged(1, 1_000, 10_000, 1_000);
+        }
+        assert!((10_900..11_000).contains(&congestion.window()), "{}", congestion.window());
+        // A window that is not used does not grow.
+        let before = congestion.window();
+        congestion.acknowledged(1, 1_000, 1_000, 1_000);
+        assert_eq!(congestion.window(), before);
+    }
+
+    #[test]
+    fn the_timeout_follows_the_round_trip() {
+        let mut round_trip = RoundTrip::default();
+        assert_eq!(round_trip.timeout(0), 1_000 * MILLISECOND);
+        assert_eq!(round_trip.timeout(3), 8_000 * MILLISECOND);
+        for _ in 0..50 {
+            round_trip.measured(100 * MILLISECOND);
+        }
+        assert_eq!(round_trip.timeout(0), 300 * MILLISECOND);
+        assert_eq!(round_trip.timeout(40), MAX_RTO);
+    }
+}

@@ -33,21 +33,21 @@ mod tcb;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use self::address::{Place, Tuple, on_wire};
 use self::ports::Sharing;
 use self::sockets::{Owner, SimListener, SimStream, errno};
 use self::stack::{Listener, Stack, headers};
-use super::host::{HostId, Signal, same_network};
-use super::network::{Net, SharedNet};
+use super::host::{HostAddress, HostId, Signal, broadcast_of, same_network};
+use super::network::{MTU, Net, SharedNet};
 use super::packet::{Body, IcmpError, IcmpKind, Packet};
 use crate::datagram::Family;
 use crate::net::{ListenSocket, ListenSpec, OpenError, StreamSocket, StreamSpec};
 
-/// The longest packet of an interface, and of loopback.
-const MTU: u32 = 1_500;
+/// The longest packet of loopback.
 const LOOPBACK_MTU: u32 = 65_536;
 
 /// What [`timer`] is called for: timers of connections, or the end of a turn.
@@ -61,15 +61,24 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// A line for each socket, for `World::dump`.
+    pub(crate) fn dump(&self, text: &mut String) -> fmt::Result {
+        self.stack.as_ref().map_or(Ok(()), |stack| stack.dump(text))
+    }
+
+    /// Whether nothing is left of any connection or port.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.stack.as_ref().is_none_or(|stack| {
+            stack.connections.is_empty()
+                && stack.listeners.is_empty()
+                && stack.by_tuple.is_empty()
+                && stack.by_port.is_empty()
+        })
+    }
+
     fn stack(&mut self) -> &mut Stack {
         self.stack.get_or_insert_with(|| Box::new(Stack::new()))
-    }
-}
-
-impl Table {
-    /// A line for each socket, for `World::dump`.
-    pub(crate) fn dump(&self, _text: &mut String) -> std::fmt::Result {
-        Ok(())
     }
 }
 
@@ -182,7 +191,6 @@ pub(crate) fn listen(
     }
     let incarnation = state.incarnation;
     let stack = state.tcp.stack();
-    stack.check_limit().map_err(OpenError::Socket)?;
     let place = Place { ip: bind.ip(), family: spec.family };
     let sharing = Sharing { address: spec.reuse_address, port: spec.reuse_port };
     let port = match bind.port() {
@@ -239,7 +247,13 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
         // This host, as Linux takes it.
         remote.set_ip(loopback_like(remote));
     }
-    if remote.ip().is_multicast() {
+    let is_broadcast = |own: &HostAddress| {
+        broadcast_of(own.ip, own.prefix_len).is_some_and(|all| remote.ip() == all)
+    };
+    if remote.ip().is_multicast()
+        || remote.ip() == Ipv4Addr::BROADCAST
+        || state.addresses.iter().any(is_broadcast)
+    {
         return Err(failed(libc::ENETUNREACH));
     }
     let asked = spec.bind.map(on_wire);
@@ -256,7 +270,6 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
         return Err(failed(libc::EINVAL));
     }
     let stack = state.tcp.stack();
-    stack.check_limit().map_err(OpenError::Socket)?;
     let mut tuple = Tuple::new(SocketAddr::new(source, 0), remote);
     match asked.map_or(0, |bind| bind.port()) {
         0 => {
@@ -277,7 +290,7 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
 
 fn loopback_like(address: SocketAddr) -> IpAddr {
     match address {
-        SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
     }
 }

@@ -59,12 +59,7 @@ impl Tcb {
         self.timed = None;
         let sent = self.unsent_after(self.una).min(seq::distance(self.una, self.max));
         self.rto_at = Some(now + self.current_rto());
-        let segment = self.data(self.una, sent.min(self.mss as usize));
-        // Our FIN may have come to follow on it.
-        let fin = u32::from(segment.flags.contains(Flags::FIN));
-        let end = seq::after(segment.seq, segment.payload.len()).wrapping_add(fin);
-        (self.nxt, self.max) = (seq::max(self.nxt, end), seq::max(self.max, end));
-        Some(segment)
+        Some(self.data(self.una, sent.min(self.mss as usize)))
     }
 
     /// What follows on what was sent.
@@ -129,10 +124,11 @@ impl Tcb {
         let is_last = end == self.end_of_data();
         let mut flags = Flags::ACK;
         if is_last && len > 0 {
-            flags = flags | Flags::PSH;
+            flags |= Flags::PSH;
         }
         if is_last && self.fin {
-            flags = flags | Flags::FIN;
+            // If this is the first time, `next` sends it once more: nothing holds it back.
+            flags |= Flags::FIN;
         }
         self.segment(from, flags, Some(payload))
     }
@@ -155,10 +151,8 @@ impl Tcb {
 
     /// Numbers from `from` up to `nxt` have left, for the first time or again.
     fn sent(&mut self, now: u64, from: u32, first: bool) {
-        if !first {
-            // Karn: what was sent twice measures nothing (RFC 6298, section 3).
-            self.timed = None;
-        } else if self.timed.is_none() {
+        // Karn: what was sent twice measures nothing (RFC 6298, section 3).
+        if first && self.timed.is_none() {
             self.timed = Some((from, now));
         }
         self.max = seq::max(self.max, self.nxt);

@@ -110,7 +110,7 @@ impl StreamSocket for SimStream {
 
     fn reset_on_close(&self) -> io::Result<()> {
         self.with(|connection, _| {
-            connection.tcb.reset_on_close();
+            connection.tcb.abort();
             Ok(())
         })
     }
@@ -168,14 +168,8 @@ impl ListenSocket for SimListener {
 
     fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
         let (key, peer) = self.owner.with(|stack, _| {
-            let waits = stack.listeners.get(self.key).is_some_and(|one| !one.queue.is_empty());
-            if !waits {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            stack.check_limit()?;
-            stack
-                .accept(self.key, &Signal::new(token))
-                .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            let accepted = stack.accept(self.key, &Signal::new(token));
+            accepted.ok_or_else(|| errno(libc::EAGAIN))
         })?;
         Ok((Rc::new(SimStream { owner: self.owner.clone(), key }), peer))
     }

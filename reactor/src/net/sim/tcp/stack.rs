@@ -2,6 +2,7 @@
 //! when it wants to be called is collected here; `mod.rs` passes it on to the network.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -39,10 +40,6 @@ pub(super) struct Stack {
     /// Ended connections whose numbers are still remembered (`TIME-WAIT`).
     pub(super) remembered: BTreeMap<Tuple, Remembered>,
     pub(super) ephemeral: u16,
-    /// Sockets that the program of the host holds.
-    pub(super) open: usize,
-    /// How many it may hold.
-    pub(super) limit: Option<usize>,
     timers: EventQueue<Key>,
     /// Connections with an acknowledgement for the end of the turn.
     flush: Vec<Key>,
@@ -55,7 +52,8 @@ pub(super) struct Stack {
 
 /// A connection, and its socket.
 pub(super) struct Connection {
-    pub(super) tcb: Tcb,
+    /// Apart, since the slots of a host have room to grow.
+    pub(super) tcb: Box<Tcb>,
     pub(super) tuple: Tuple,
     /// Of the socket; none before it is accepted.
     signal: Option<Rc<Signal>>,
@@ -109,8 +107,6 @@ impl Stack {
             by_port: BTreeMap::new(),
             remembered: BTreeMap::new(),
             ephemeral: ports::EPHEMERAL.start().wrapping_sub(1),
-            open: 0,
-            limit: None,
             timers: EventQueue::new(),
             flush: Vec::new(),
             armed: u64::MAX,
@@ -132,7 +128,7 @@ impl Stack {
     /// Adds a connection whose first segment has yet to leave.
     fn add(&mut self, tcb: Tcb, tuple: Tuple, options: &[StreamOption], now: u64) -> Key {
         let key = self.connections.insert(Connection {
-            tcb,
+            tcb: Box::new(tcb),
             tuple,
             signal: None,
             parent: None,
@@ -171,7 +167,6 @@ impl Stack {
             connection.signal = Some(signal);
             connection.mapped = mapped;
         }
-        self.open += 1;
         self.settle(now, key);
         key
     }
@@ -324,19 +319,7 @@ impl Stack {
         let port = listener.port;
         let key = self.listeners.insert(listener);
         self.by_port.entry(port).or_default().push(key);
-        self.open += 1;
         key
-    }
-
-    /// Whether the program of the host may have one more socket.
-    ///
-    /// # Errors
-    /// `EMFILE`.
-    pub(super) fn check_limit(&self) -> std::io::Result<()> {
-        match self.limit.is_some_and(|limit| self.open >= limit) {
-            true => Err(std::io::Error::from_raw_os_error(libc::EMFILE)),
-            false => Ok(()),
-        }
     }
 
     /// Nobody on the host's network has the address of the peer.
@@ -363,7 +346,6 @@ impl Stack {
         connection.tcb.take_news();
         self.raised.push((Rc::clone(signal), bits(connection.tcb.readiness())));
         let peer = super::address::shown(connection.tuple.remote(), connection.mapped);
-        self.open += 1;
         Some((key, peer))
     }
 
@@ -382,7 +364,6 @@ impl Stack {
     /// The end of a listener: connections that wait are reset.
     pub(super) fn close_listener(&mut self, now: u64, key: Key) {
         let Some(listener) = self.listeners.remove(key) else { return };
-        self.open -= 1;
         if let Some(keys) = self.by_port.get_mut(&listener.port) {
             keys.retain(|other| *other != key);
             if keys.is_empty() {
@@ -400,12 +381,12 @@ impl Stack {
             if connection.parent != Some(key) {
                 continue;
             }
-            connection.parent = None;
+            (connection.parent, connection.queued) = (None, false);
             match connection.tcb.state() {
                 // Its peer is told when it speaks next.
                 State::SynReceived => connection.tcb.forget(),
                 _ => {
-                    connection.tcb.reset_on_close();
+                    connection.tcb.abort();
                     connection.tcb.close(now);
                 }
             }
@@ -418,7 +399,6 @@ impl Stack {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.tcb.close(now);
         connection.signal = None;
-        self.open -= 1;
         self.settle(now, key);
     }
 
@@ -519,6 +499,29 @@ impl Stack {
             connection.transmit(now, key, true, &mut self.out);
             self.schedule(key);
         }
+    }
+}
+
+impl Stack {
+    pub(super) fn dump(&self, text: &mut String) -> fmt::Result {
+        for key in self.by_port.values().flatten() {
+            let Some(listener) = self.listeners.get(*key) else { continue };
+            let local = SocketAddr::from((listener.place.ip, listener.port));
+            let (open, half_open) = (listener.queue.len(), listener.half_open);
+            writeln!(text, "  tcp {local} listens, {open} wait to be accepted, {half_open} begin")?;
+        }
+        for (tuple, key) in &self.by_tuple {
+            let Some(connection) = self.connections.get(*key) else { continue };
+            let (to_read, unacknowledged) = connection.tcb.queued();
+            writeln!(
+                text,
+                "  tcp {} > {} {:?}, {to_read} bytes to read, {unacknowledged} not acknowledged",
+                tuple.local(),
+                tuple.remote(),
+                connection.tcb.state(),
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -70,6 +70,16 @@ fn every_kind_of_packet_is_as_long_as_the_links_count_it() {
     bytes(&udp("[fd00::1]:1", "[fd00::2]:1", &[0; 65_527]));
 }
 
+#[test]
+fn a_checksum_of_udp_is_never_zero_which_would_say_that_there_is_none() {
+    let at = 20 + 6;
+    let zeros = bytes(&udp("10.0.0.1:1000", "10.0.0.2:53", &[0, 0]));
+    // With its own checksum for a payload the sum of the packet is 0xffff, of which 0 is the
+    // complement.
+    let packet = udp("10.0.0.1:1000", "10.0.0.2:53", &zeros[at..at + 2]);
+    assert_eq!(bytes(&packet)[at..at + 2], [0xff, 0xff]);
+}
+
 /// The blocks of a file: type and body, after a look at their lengths.
 fn blocks(mut file: &[u8]) -> Vec<(u32, Vec<u8>)> {
     let word = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().unwrap());

@@ -43,6 +43,8 @@ impl State {
     /// (`sock_def_write_space`).
     #[inline]
     pub(super) fn has_room(&self, net: &mut Net, host: HostId) -> bool {
+        // Of whatever was sent before.
+        net.links.take_departure();
         let Some(unsent) = &mut *self.unsent.borrow_mut() else { return true };
         unsent.forget_until(net.now);
         let size = self.options.borrow().send_buffer as usize;
@@ -58,8 +60,8 @@ impl State {
 
     /// A datagram was sent.
     #[inline]
-    pub(super) fn sent(&self, net: &Net, len: usize) {
-        let departs = net.links.departs_ns();
+    pub(super) fn sent(&self, net: &mut Net, len: usize) {
+        let departs = net.links.take_departure();
         if departs > net.now {
             let mut unsent = self.unsent.borrow_mut();
             let unsent = unsent.get_or_insert_default();

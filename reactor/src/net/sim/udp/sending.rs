@@ -256,7 +256,7 @@ impl Net {
             packet.hop_limit -= 1;
         }
         let wire_len = packet.wire_len();
-        let Err((mtu, packet)) = self.offer(from, path.to, path.interface, packet) else { return };
+        let Some((mtu, packet)) = self.offer(from, path.to, path.interface, packet) else { return };
         let known = self.path_mtu(from, path.destination) as usize;
         if matches!(mode, FRAGMENT | OMIT) || (mode == 1 && wire_len > known) {
             self.fragment(from, path.to, path.interface, packet, mtu);
@@ -309,7 +309,8 @@ impl Net {
         } else {
             self.groups.of(group).filter(|(host, _)| *host != from).collect()
         };
-        if loops && self.groups.has(group, from, interface) {
+        // What leaves by loopback comes back in any case: that is the way of this interface.
+        if (loops || interface == LOOPBACK) && self.groups.has(group, from, interface) {
             self.transmit_by(from, from, interface, packet.clone());
         }
         for (to, at) in members {

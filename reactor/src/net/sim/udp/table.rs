@@ -174,5 +174,6 @@ fn spread(source: SocketAddr) -> u64 {
         IpAddr::V4(v4) => u64::from(v4.to_bits()),
         IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64 ^ v6.to_bits() as u64,
     };
-    (ip ^ u64::from(source.port()) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33
+    let mixed = (ip.rotate_left(16) ^ u64::from(source.port())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed >> 33
 }

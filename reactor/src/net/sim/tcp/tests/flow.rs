@@ -127,3 +127,20 @@ fn a_smaller_buffer_takes_back_nothing_that_was_allowed() {
     channel.run_for(10 * SECOND);
     assert!(channel.end(B).queued().0 <= 1000, "{}", channel.end(B).queued().0);
 }
+
+#[test]
+fn what_was_sent_twice_measures_nothing() {
+    let mut channel = Channel::connected(NONE);
+    for _ in 0..3 {
+        channel.write(A, b"x").expect("room");
+        channel.drop_flying();
+        let before = channel.now;
+        while channel.end(B).queued().0 == 0 {
+            assert!(channel.step());
+        }
+        let late = (channel.now - before) / 1_000_000;
+        assert!((200..210).contains(&late), "sent again after {late} ms");
+        channel.read(B, 9).expect("data");
+        channel.run_for(SECOND);
+    }
+}
