@@ -10,6 +10,9 @@ use crate::ledger::{Life, PortBook, StreamBook};
 use crate::program::Program;
 use crate::{datagrams, faults, streams};
 
+/// The kind of promise that a lookup is.
+pub const LOOKUP: &str = "lookup";
+
 /// Who is called.
 #[derive(Clone, Copy)]
 pub enum Scene<'a> {
@@ -186,7 +189,7 @@ fn lookup(program: &Rc<Program>, life: &Rc<Life>, handle: &Handle) {
         true => "nobody.example".to_owned(),
         false => program.hosts[random.index(program.hosts.len())].name.clone(),
     };
-    let (token, _) = program.promise("lookup", life);
+    let (token, _) = program.promise(LOOKUP, life);
     let (inner, this) = (Rc::clone(program), Rc::clone(life));
     let lookup = handle.resolve(&name, move |found| {
         token.called();

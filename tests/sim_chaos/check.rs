@@ -6,6 +6,7 @@ use std::time::Duration;
 use strand_reactor::sim::World;
 
 use crate::datagrams::Port;
+use crate::actions::LOOKUP;
 use crate::faults;
 use crate::ledger::Fate;
 use crate::program::Program;
@@ -69,6 +70,7 @@ pub fn end(program: &Rc<Program>, world: Rc<World>) {
     }
     pass(program, &world, Duration::from_secs(60));
     check_now(program);
+    check_lookups(program);
     let holds = program.kept.holds.take();
     drop(holds);
     for host in 0..program.hosts.len() {
@@ -90,6 +92,16 @@ pub fn end(program: &Rc<Program>, world: Rc<World>) {
     program.expect(rests, || format!("left behind:\n{dump}"));
     drop(world);
     check_gone(program);
+}
+
+/// Lookups wait for the next run of a host that has stopped; of all others they are over.
+fn check_lookups(program: &Program) {
+    for promise in program.promises.borrow().iter().filter(|promise| promise.kind == LOOKUP) {
+        let excused = promise.life.stopped.get() || promise.life.crashed.get();
+        program.expect(excused || promise.fate.get() == Fate::Called, || {
+            format!("a lookup on h{} takes for ever", promise.life.host)
+        });
+    }
 }
 
 fn check_stopped(program: &Program, world: &World, host: usize) {
@@ -114,7 +126,8 @@ fn check_gone(program: &Program) {
         format!("{} protocols and factories are left", program.alive.get())
     });
     for promise in program.promises.borrow().iter() {
-        let kept = promise.fate.get() == Fate::Called || promise.life.crashed.get();
+        let excused = promise.kind == LOOKUP || promise.life.crashed.get();
+        let kept = excused || promise.fate.get() == Fate::Called;
         program.expect(kept, || {
             format!("a {} on h{} is {:?}", promise.kind, promise.life.host, promise.fate.get())
         });

@@ -151,7 +151,7 @@ impl Protocol for Stream {
             let written = program.streams.borrow()[other].written.get();
             let received = book.received.get();
             program.expect(received == written, || {
-                format!("the end after {received} of {written} bytes")
+                format!("the end after {received} of {written} bytes of stream {other}")
             });
         }
         if !self.half {
@@ -186,7 +186,7 @@ impl Protocol for Stream {
     fn connection_lost(&mut self, reason: ConnectionLost) {
         self.enter("lost", None);
         let (program, book) = (Rc::clone(self.program()), &self.book);
-        program.note(&reason.to_string(), book.life.host, book.received.get());
+        program.note(&format!("{reason}"), book.number, book.received.get());
         let state = book.transport.borrow().as_ref().map(Transport::state);
         program.expect(state == Some(ConnectionState::Closed), || format!("lost while {state:?}"));
         let open = book.promises.borrow().iter().filter(|fate| fate.get() == Fate::Pending).count();
@@ -239,7 +239,7 @@ pub fn write(program: &Rc<Program>, book: &Rc<StreamBook>) {
         2 => transport.write_bytes(data).map_or(0, |()| len),
         _ => transport.write(&data).map_or(0, |()| len),
     };
-    program.note("write", book.life.host, taken as u64);
+    program.note("write tcp", book.number, taken as u64);
     bump(&book.written, taken);
 }
 

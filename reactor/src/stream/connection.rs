@@ -330,6 +330,8 @@ impl Connection {
             agenda.notices.push_back(Notice::Written(completion, Err(error)));
         }
         self.write_half = WriteHalf::Closed;
+        // An end in order would tell the peer that it has got everything.
+        let _ = self.socket.reset_on_close();
         if self.read_closed || (self.paused && !self.disconnecting) {
             self.end(lost(error), agenda);
         } else {
@@ -466,6 +468,10 @@ impl Connection {
     pub(crate) fn end(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
             self.phase = Phase::Ended;
+            if !self.queue.is_empty() {
+                // Not all was sent, and an end in order would say so.
+                let _ = self.socket.reset_on_close();
+            }
             let rare = self.rare();
             rare.reason = Some(rare.failure.take().unwrap_or(reason));
             agenda.notices.push_back(StreamNotice::Close(self.key).into());
