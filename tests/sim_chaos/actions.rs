@@ -191,6 +191,7 @@ fn lookup(program: &Rc<Program>, life: &Rc<Life>, handle: &Handle) {
     };
     let (token, _) = program.promise(LOOKUP, life);
     let (inner, this) = (Rc::clone(program), Rc::clone(life));
+    program.note("resolve", life.host, name.len() as u64);
     let lookup = handle.resolve(&name, move |found| {
         token.called();
         inner.note("found", this.host, found.map_or(0, |found| found.len() as u64));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use strand_reactor::sim::World;
 
-use crate::datagrams::Port;
 use crate::actions::LOOKUP;
+use crate::datagrams::Port;
 use crate::faults;
 use crate::ledger::Fate;
 use crate::program::Program;
@@ -66,9 +66,14 @@ pub fn end(program: &Rc<Program>, world: Rc<World>) {
         if !world.is_up(name).expect("a host") && program.random.flip() {
             faults::restart(program, host);
         }
-        world.run_again(name).expect("a host");
     }
-    pass(program, &world, Duration::from_secs(60));
+    // A crash of a reactor that was asked for already comes first.
+    for time in [1, 60] {
+        for host in &program.hosts {
+            world.run_again(&host.name).expect("a host");
+        }
+        pass(program, &world, Duration::from_secs(time));
+    }
     check_now(program);
     check_lookups(program);
     let holds = program.kept.holds.take();
@@ -111,11 +116,8 @@ fn check_stopped(program: &Program, world: &World, host: usize) {
     program.expect(world.has_stopped(name).expect("a host"), || {
         format!("h{host} does not stop:\n{}", world.dump())
     });
-    let open = (
-        handle.datagram_ports().len(),
-        handle.streams().len(),
-        handle.listening_ports().len(),
-    );
+    let open =
+        (handle.datagram_ports().len(), handle.streams().len(), handle.listening_ports().len());
     program.expect(open == (0, 0, 0), || format!("{open:?} are open on h{host} after its end"));
 }
 

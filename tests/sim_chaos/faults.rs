@@ -34,7 +34,10 @@ fn micros(random: &Random, most: u64) -> Duration {
 pub fn link(random: &Random) -> (Link, bool, bool) {
     let latency = match random.below(5) {
         0 => Latency::fixed(Duration::ZERO),
-        1 => Latency::uniform(micros(random, 100), micros(random, 30_000) + micros(random, 100)),
+        1 => {
+            let least = micros(random, 100);
+            Latency::uniform(least, least + micros(random, 30_000))
+        }
         2 => Latency::normal(micros(random, 10_000), micros(random, 3_000)),
         3 => Latency::pareto(micros(random, 3_000) + Duration::from_micros(1), 2.0),
         _ => Latency::fixed(micros(random, 50_000)),

@@ -3,9 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use strand_reactor::{
-    ConnectOptions, Metadata, QueuePolicy, TcpOptions, UdpOptions,
-};
+use strand_reactor::{ConnectOptions, Metadata, QueuePolicy, TcpOptions, UdpOptions};
 
 use crate::program::Program;
 use crate::random::Random;

@@ -6,9 +6,7 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use strand_reactor::sim::{Guard, World};
-use strand_reactor::{
-    Connector, DelayedCall, Handle, ListeningPort, LoopingCall, ShutdownHold,
-};
+use strand_reactor::{Connector, DelayedCall, Handle, ListeningPort, LoopingCall, ShutdownHold};
 
 use crate::ledger::{Fate, Life, PortBook, Promise, Sent, StreamBook, Token};
 use crate::random::Random;

@@ -36,7 +36,8 @@ fn a_thousand_seeds_repeat_to_the_byte() {
 /// Different seeds are different runs: or else the test above could not fail.
 #[test]
 fn every_seed_is_another_run() {
-    let mut digests: Vec<u64> = (1..=50).map(|seed| digest(&run(seed, BUDGET, true, false).trace)).collect();
+    let mut digests: Vec<u64> =
+        (1..=50).map(|seed| digest(&run(seed, BUDGET, true, false).trace)).collect();
     digests.sort_unstable();
     digests.dedup();
     assert!(digests.len() > 45, "{} of 50", digests.len());

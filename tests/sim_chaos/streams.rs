@@ -442,11 +442,7 @@ impl ClientFactory for Dial {
         self.again(connector)
     }
 
-    fn client_connection_lost(
-        &mut self,
-        connector: &Connector,
-        _: &ConnectionLost,
-    ) -> Result<()> {
+    fn client_connection_lost(&mut self, connector: &Connector, _: &ConnectionLost) -> Result<()> {
         self.step("client lost", &[Attempt::Built], Attempt::Idle);
         self.again(connector)
     }
@@ -480,7 +476,10 @@ pub fn meddle_connector(program: &Program, connector: &Connector) {
             if let Some(transport) = connector.transport() {
                 let streams = program.streams.borrow();
                 let book = streams.iter().find(|book| {
-                    book.transport.borrow().as_ref().is_some_and(|t| t.is_same_connection(&transport))
+                    book.transport
+                        .borrow()
+                        .as_ref()
+                        .is_some_and(|t| t.is_same_connection(&transport))
                 });
                 if let Some(book) = book {
                     book.ended.set(true);

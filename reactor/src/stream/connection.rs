@@ -330,8 +330,6 @@ impl Connection {
             agenda.notices.push_back(Notice::Written(completion, Err(error)));
         }
         self.write_half = WriteHalf::Closed;
-        // An end in order would tell the peer that it has got everything.
-        let _ = self.socket.reset_on_close();
         if self.read_closed || (self.paused && !self.disconnecting) {
             self.end(lost(error), agenda);
         } else {
@@ -435,8 +433,6 @@ impl Connection {
     /// Closes with a reset.
     pub(crate) fn abort(&mut self, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
-            // Where it cannot be had, the peer sees an end instead.
-            let _ = self.socket.reset_on_close();
             self.end(ConnectionLost::Aborted, agenda);
         }
     }
@@ -468,8 +464,9 @@ impl Connection {
     pub(crate) fn end(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
             self.phase = Phase::Ended;
-            if !self.queue.is_empty() {
-                // Not all was sent, and an end in order would say so.
+            if !matches!(reason, ConnectionLost::Done) || !self.queue.is_empty() {
+                // An end in order would tell the peer that it got everything; it does where no
+                // reset is to be had.
                 let _ = self.socket.reset_on_close();
             }
             let rare = self.rare();
