@@ -490,6 +490,14 @@ enum Sleep {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Reactor {
+    /// Closes and drops everything, without callbacks; from inside of one, the turn under way
+    /// finds nothing more to do.
+    pub(crate) fn end(&self) {
         let inner = &*self.inner;
         let remote = inner.mailbox.close();
         let hooks = inner.shutdown.take_hooks();

@@ -206,11 +206,17 @@ fn close(inner: &Rc<Inner>, key: Key) {
             inner.core.borrow_mut().agenda.notices.push_back(notice);
             continue;
         };
+        if inner.is_gone() {
+            continue;
+        }
         if let Err(failure) = guarded(|| done(result)) {
             unheard(inner, &label, "write completion", failure);
         }
     }
     for mut layer in layers {
+        if inner.is_gone() {
+            break;
+        }
         let outcome = guarded(|| {
             layer.lost(&reason);
             Ok(())
@@ -220,7 +226,9 @@ fn close(inner: &Rc<Inner>, key: Key) {
         }
         discard(inner, &label, "drop of a stream layer", layer);
     }
-    if let Some(mut protocol) = protocol {
+    if let Some(mut protocol) = protocol
+        && !inner.is_gone()
+    {
         let told = reason.clone();
         let outcome = guarded(|| {
             protocol.connection_lost(told);

@@ -458,8 +458,6 @@ impl Connection {
     /// Closes with a reset.
     pub(crate) fn abort(&mut self, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
-            // Where it cannot be had, the peer sees an end instead.
-            let _ = self.socket.reset_on_close();
             self.end(ConnectionLost::Aborted, agenda);
         }
     }
@@ -491,6 +489,11 @@ impl Connection {
     pub(crate) fn end(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
             self.phase = Phase::Ended;
+            if !matches!(reason, ConnectionLost::Done) || !self.queue.is_empty() {
+                // An end in order would tell the peer that it got everything; it does where no
+                // reset is to be had.
+                let _ = self.socket.reset_on_close();
+            }
             let rare = self.rare();
             rare.reason = Some(rare.failure.take().unwrap_or(reason));
             agenda.notices.push_back(StreamNotice::Close(self.key).into());

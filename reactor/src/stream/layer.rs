@@ -309,6 +309,10 @@ fn read(
         }
         let room = budget.min(buffer.len());
         let result = connection.socket.read(&mut buffer[..room]);
+        if matches!(result, Ok(0)) && connection.has_write_error() {
+            // A write has met the reset already: this is no end in order.
+            return Ok(true);
+        }
         let Some(stack) = connection.stack_mut() else { return Ok(false) };
         match result {
             Ok(0) => {
