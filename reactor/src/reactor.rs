@@ -254,6 +254,9 @@ impl Reactor {
     /// Tells, as `due_timers` does, whether anything was called.
     fn posted_calls(&self) -> bool {
         let inner = &self.inner;
+        if !inner.mailbox.is_posted() && inner.core.borrow().agenda.calls.is_empty() {
+            return false;
+        }
         let remote = inner.take_posted();
         let local = std::mem::take(&mut inner.core.borrow_mut().agenda.calls);
         let mut calls: VecDeque<Call> = local;
@@ -487,6 +490,14 @@ enum Sleep {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Reactor {
+    /// Closes and drops everything, without callbacks; from inside of one, the turn under way
+    /// finds nothing more to do.
+    pub(crate) fn end(&self) {
         let inner = &*self.inner;
         let remote = inner.mailbox.close();
         let hooks = inner.shutdown.take_hooks();

@@ -29,10 +29,11 @@ const INDEX_BITS: u32 = if usize::BITS >= 64 { 30 } else { 18 };
 
 impl Kind {
     /// The kind of what `token` was made for.
+    #[inline]
     pub(crate) fn of(token: usize) -> Option<Self> {
-        [Self::Datagram, Self::Task, Self::Listener, Self::Stream, Self::UnixDatagram]
-            .into_iter()
-            .find(|kind| *kind as usize == token & ((1 << KIND_BITS) - 1))
+        const KINDS: [Kind; 5] =
+            [Kind::Datagram, Kind::Task, Kind::Listener, Kind::Stream, Kind::UnixDatagram];
+        KINDS.get(token & ((1 << KIND_BITS) - 1)).copied()
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use strand_reactor::sim::{Call, Link, Rule};
+use strand_reactor::Interface;
+use strand_reactor::sim::{Call, Link, Rule, World};
 
-use super::support::{MS, Pair};
+use super::support::{MS, Pair, Witness};
+use super::watchdog::watchdog;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -101,5 +103,28 @@ fn a_dump_of_the_world_shows_the_rules_in_force() -> anyhow::Result<()> {
     let rules: Vec<_> = dump.lines().filter(|line| line.starts_with("rule: ")).collect();
     assert_eq!(rules[..2], ["rule: partition; applies, 2 hits", "rule: drop; applies, 0 hits"]);
     assert!(rules[2].starts_with("rule: [Receive] fails: "), "{}", rules[2]);
+    Ok(())
+}
+
+#[test]
+fn of_a_group_only_those_hear_whom_no_rule_parts_from_the_sender() -> anyhow::Result<()> {
+    let _watchdog = watchdog();
+    let world = World::new(1);
+    let mut members = Vec::new();
+    for (name, address) in [("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.3")] {
+        let host = world.host(name, address)?;
+        let witness = Witness::new(&host);
+        let port = host.listen_multicast(9, witness.clone())?;
+        port.join_group([239, 1, 2, 3], Interface::Default)?;
+        members.push((port, witness));
+    }
+    let split = world.partition("a", "10.0.0.3")?;
+    members[0].0.write_to(b"1", "239.1.2.3:9".parse()?)?;
+    world.run_for(SECOND)?;
+    split.lift();
+    members[0].0.write_to(b"2", "239.1.2.3:9".parse()?)?;
+    world.run_for(SECOND)?;
+    let heard: Vec<_> = members.iter().map(|(_, witness)| witness.numbers()).collect();
+    assert_eq!(heard, [&b"12"[..], b"12", b"2"]);
     Ok(())
 }

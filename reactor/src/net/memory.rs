@@ -130,6 +130,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    #[allow(clippy::disallowed_methods, reason = "an `Instant` has no other origin")]
     pub(crate) fn new(net: &Rc<Net>) -> Self {
         Self { net: Rc::clone(net), now: Instant::now(), idle_polls: 0 }
     }

@@ -11,12 +11,13 @@ use crate::Handle;
 use crate::inner::Stop;
 
 impl World {
-    fn find(&self, name: &str) -> Result<HostId, HostError> {
+    pub(super) fn find(&self, name: &str) -> Result<HostId, HostError> {
         let found = self.around.names.hosts.borrow().get(name).copied();
         found.ok_or_else(|| HostError::Unknown { name: name.to_owned() })
     }
 
-    /// The handle of a host; that of its last life if it is down.
+    /// The handle of a host that is up, as [`host`](Self::host) and [`restart`](Self::restart) gave
+    /// it.
     ///
     /// # Errors
     /// [`HostError::Unknown`]; [`HostError::Down`].
@@ -65,6 +66,8 @@ impl World {
             && reactor.inner.running.get()
         {
             reactor.inner.request_stop(Stop::Crash);
+            // Calls even what a shutdown or the end of a connection has still to tell: nothing.
+            reactor.end();
         }
         // The sockets and the user's values go with nothing borrowed.
         drop((reactor, forgotten));

@@ -22,8 +22,6 @@
 //! the next. Who calls into a reactor outside of its turns passes `Inner::touch`, which has the
 //! world ask again.
 
-#![allow(dead_code, reason = "what links and TCP use is laid out before they are there")]
-
 mod addresses;
 mod control;
 mod driver;
@@ -32,6 +30,7 @@ mod error;
 mod faults;
 mod faulty;
 mod host;
+mod kit;
 mod links;
 mod names;
 mod network;
@@ -46,6 +45,7 @@ mod world;
 
 pub use addresses::HostAddresses;
 pub use error::HostError;
+pub use kit::{Leftover, Pair, Recorder, SentDatagram, WrittenStream, pair, stream_pair};
 pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
 pub use world::World;
 

@@ -86,6 +86,7 @@ pub(crate) struct IcmpError {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "some are only ever received: nothing in a world sends them yet")]
 pub(crate) enum IcmpKind {
     PortUnreachable,
     HostUnreachable,

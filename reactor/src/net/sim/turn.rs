@@ -56,6 +56,7 @@ impl Hook {
     }
 
     /// How long a job of `defer_to_thread` takes.
+    #[cfg(feature = "threads")]
     pub(crate) fn job_time(&self) -> Duration {
         self.around.job_time.get()
     }

@@ -113,7 +113,9 @@ impl World {
         let id = self.add(&name, &addresses)?;
         self.around.names.add_host(&name, id, &addresses.list);
         let (slot, handle) = self.boot(id);
-        self.slots.borrow_mut().push(slot);
+        let slots = &mut *self.slots.borrow_mut();
+        grow(slots);
+        slots.push(slot);
         Ok(handle)
     }
 
@@ -127,6 +129,7 @@ impl World {
             }
         }
         let id = HostId(net.hosts.len() as u32);
+        grow(&mut net.hosts);
         net.hosts.push(HostState::new(Rc::clone(name), &addresses.list));
         for &(address, _) in &addresses.list {
             net.addresses.insert(address, id);
@@ -174,6 +177,21 @@ impl World {
     /// Lets time pass until `condition` holds, which is asked before the first turn and after
     /// each. False when nothing is left that could happen and it does not hold.
     ///
+    /// A timer that repeats always leaves something: there, bound the time in the condition.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use strand_reactor::sim::World;
+    /// let world = World::new(1);
+    /// let host = world.host("a", "10.0.0.1")?;
+    /// let ticking = host.looping_call(Duration::from_secs(1), |_, _| {});
+    /// let limit = Duration::from_secs(10);
+    /// assert!(world.run_until(|| world.elapsed() >= limit)?);
+    /// ticking.stop()?;
+    /// assert!(!world.run_until(|| false)?);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`run_for`](Self::run_for).
     pub fn run_until(&self, mut condition: impl FnMut() -> bool) -> Result<bool, RunError> {
@@ -188,8 +206,20 @@ impl World {
         }
     }
 
-    /// One turn of one host; time jumps to it if it lies ahead. False when nothing is left that
-    /// could happen.
+    /// One turn of one host, or one instant at which the network alone has something to do; time
+    /// jumps to it if it lies ahead. False when nothing is left that could happen.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use strand_reactor::sim::World;
+    /// let world = World::new(1);
+    /// let host = world.host("a", "10.0.0.1")?;
+    /// host.call_later(Duration::from_secs(7), |_| {});
+    /// assert!(world.step()?);
+    /// assert_eq!(world.elapsed().as_secs(), 7);
+    /// assert!(!world.step()?);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`run_for`](Self::run_for).
@@ -205,7 +235,8 @@ impl World {
         Ok(Running(self))
     }
 
-    /// The next turn of a host no later than `until`; false if there is none.
+    /// The next turn of a host, or the next instant of the network alone, no later than `until`;
+    /// false if there is none.
     fn next(&self, until: u64) -> Result<bool, RunError> {
         loop {
             self.look_at_touched();
@@ -220,8 +251,17 @@ impl World {
                         return Ok(true);
                     }
                 }
-                None if self.net.borrow_mut().advance(until) => {}
-                None => return Ok(false),
+                None => {
+                    let net = &mut *self.net.borrow_mut();
+                    if !net.advance(until) {
+                        return Ok(false);
+                    }
+                    // The network may have things to do for ever that are no host's: probes of
+                    // connections that nobody reads from.
+                    if net.ready.is_empty() {
+                        return Ok(true);
+                    }
+                }
             }
         }
     }
@@ -231,7 +271,9 @@ impl World {
         for id in self.mail.take() {
             self.settle(id);
         }
-        while let Some(id) = self.around.touched.borrow_mut().pop() {
+        // In the order in which they were called; nothing here calls into one.
+        let touched = &mut *self.around.touched.borrow_mut();
+        for id in touched.drain(..) {
             self.slots.borrow()[id.0 as usize].hook.set_noted(false);
             self.settle(id);
         }
@@ -295,6 +337,14 @@ impl World {
     }
 }
 
+/// Makes room for one more, and for an eighth beyond: doubling would leave half of the memory of a
+/// hundred thousand hosts unused.
+fn grow<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len() / 8 + 4);
+    }
+}
+
 /// While it lives, time passes.
 struct Running<'a>(&'a World);
 
@@ -322,5 +372,34 @@ impl fmt::Debug for World {
             .field("hosts", &self.slots.borrow().len())
             .field("elapsed", &self.elapsed())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_but_its_world_runs_a_simulated_reactor() {
+        let world = World::new(1);
+        world.host("a", "10.0.0.1").unwrap();
+        let reactor = world.slots.borrow()[0].reactor.clone().unwrap();
+        let refused = reactor.run().unwrap_err();
+        assert!(matches!(refused, RunError::Simulated));
+        assert!(refused.to_string().contains("World::run_for"), "{refused}");
+        assert!(matches!(reactor.iterate(None), Err(RunError::Simulated)));
+    }
+
+    #[test]
+    fn hosts_that_were_called_take_their_turns_in_that_order() {
+        let world = World::new(1);
+        let told = Rc::new(RefCell::new(Vec::new()));
+        for name in ["a", "b", "c"] {
+            let (told, address) = (Rc::clone(&told), format!("10.0.0.{}", name.as_bytes()[0]));
+            let host = world.host(name, address).unwrap();
+            host.call_when_running(move |_| told.borrow_mut().push(name));
+        }
+        world.run_for(Duration::ZERO).unwrap();
+        assert_eq!(*told.borrow(), ["a", "b", "c"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets whose system calls fail when a rule says so: a layer between those of [`udp`] and
+//! Sockets whose system calls fail when a rule says so: a layer between those of [`udp`](super::udp) and
 //! [`tcp`](super::tcp) and the reactor, which neither of them knows of.
 //!
 //! A call that is refused with `EAGAIN` is one to repeat after an event, so there must be one: when

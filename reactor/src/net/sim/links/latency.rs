@@ -266,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn draws_are_the_same_to_the_nanosecond_in_every_build_and_on_every_system() {
+        let sum = |latency: Latency| {
+            let mut rng = Rng::with_seed(1);
+            (0..1_000).map(|_| latency.sample(&mut rng)).sum::<u64>()
+        };
+        let sums = [
+            sum(Latency::uniform(MS, 3 * MS)),
+            sum(Latency::normal(10 * MS, 2 * MS)),
+            sum(Latency::log_normal(10 * MS, 1.0)),
+            sum(Latency::pareto(10 * MS, 2.0)),
+        ];
+        assert_eq!(sums, [1_984_739_117, 9_924_133_534, 16_305_984_603, 18_431_329_223]);
+    }
+
+    #[test]
     #[should_panic(expected = "the lesser comes first")]
     fn a_uniform_latency_the_wrong_way_round_is_refused() {
         let _ = Latency::uniform(2 * MS, MS);

@@ -66,8 +66,8 @@ pub(super) enum Model {
 /// The parameters of the loss model of Gilbert and Elliott: a link is in a good or in a bad state,
 /// and loses packets with another probability in each. All are probabilities, 0 to 1.
 ///
-/// Before each packet the state may change; a link begins in the good one. One state serves both
-/// kinds of traffic of a direction, not both directions.
+/// Before each packet the state may change; a link begins in the good one. Each direction between
+/// two hosts has a state of its own.
 ///
 /// ```
 /// use strand_reactor::sim::{GilbertElliott, Loss};
@@ -78,7 +78,6 @@ pub(super) enum Model {
 /// assert!((loss.mean() - 0.5 * 10.0 / 109.0).abs() < 1e-9);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(clippy::exhaustive_structs, reason = "the model has these four parameters")]
 pub struct GilbertElliott {
     /// With what probability a good link turns bad, asked before each packet.
     pub to_bad: f64,

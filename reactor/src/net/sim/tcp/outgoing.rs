@@ -151,10 +151,8 @@ impl Tcb {
 
     /// Numbers from `from` up to `nxt` have left, for the first time or again.
     fn sent(&mut self, now: u64, from: u32, first: bool) {
-        if !first {
-            // Karn: what was sent twice measures nothing (RFC 6298, section 3).
-            self.timed = None;
-        } else if self.timed.is_none() {
+        // Karn: what was sent twice measures nothing (RFC 6298, section 3).
+        if first && self.timed.is_none() {
             self.timed = Some((from, now));
         }
         self.max = seq::max(self.max, self.nxt);

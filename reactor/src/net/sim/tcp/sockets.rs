@@ -110,7 +110,7 @@ impl StreamSocket for SimStream {
 
     fn reset_on_close(&self) -> io::Result<()> {
         self.with(|connection, _| {
-            connection.tcb.reset_on_close();
+            connection.tcb.abort();
             Ok(())
         })
     }

@@ -386,7 +386,7 @@ impl Stack {
                 // Its peer is told when it speaks next.
                 State::SynReceived => connection.tcb.forget(),
                 _ => {
-                    connection.tcb.reset_on_close();
+                    connection.tcb.abort();
                     connection.tcb.close(now);
                 }
             }

@@ -119,7 +119,6 @@ pub(crate) struct Tcb {
     pub(super) write_shut: bool,
     /// Its user has closed it.
     pub(super) orphan: bool,
-    pub(super) reset_on_close: bool,
     /// A write found no room: the next room is news.
     pub(super) no_space: bool,
     /// There is news.
@@ -187,7 +186,6 @@ impl Tcb {
             read_shut: false,
             write_shut: false,
             orphan: false,
-            reset_on_close: false,
             no_space: false,
             woken: false,
             error: None,
@@ -342,8 +340,8 @@ impl Tcb {
         self.fin = true;
     }
 
-    /// Its user closes it. What is queued is still sent, unless input was left unread or a reset
-    /// was asked for: the order is that of Linux' `tcp_close`.
+    /// Its user closes it. What is queued is still sent, unless input was left unread: the
+    /// order is that of Linux' `tcp_close`.
     pub(crate) fn close(&mut self, now: u64) {
         let unread = !self.recv.is_empty();
         self.orphan = true;
@@ -358,7 +356,7 @@ impl Tcb {
             State::Closed | State::TimeWait => {}
             State::SynSent => self.finish(),
             State::SynReceived => self.reset(),
-            _ if unread || self.reset_on_close => self.reset(),
+            _ if unread => self.reset(),
             State::FinWait2 => self.idle_at = Some(now + FIN_TIMEOUT),
             _ => self.begin_fin(),
         }
@@ -422,9 +420,16 @@ impl Tcb {
         self.error.is_some()
     }
 
-    /// Makes closing it a reset (`SO_LINGER` of no time).
-    pub(crate) fn reset_on_close(&mut self) {
-        self.reset_on_close = true;
+    /// Ends it at once, with a reset to the peer; Linux tells its own user, too
+    /// (`tcp_disconnect`).
+    pub(crate) fn abort(&mut self) {
+        match self.state {
+            State::Closed | State::TimeWait => return,
+            State::SynSent => self.finish(),
+            _ => self.reset(),
+        }
+        self.recv = Bytes::default();
+        self.error = Some(libc::ECONNRESET);
     }
 
     /// Changes how much may wait to be read. What was allowed to the peer stays so.

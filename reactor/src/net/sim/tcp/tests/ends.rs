@@ -38,7 +38,7 @@ fn a_close_with_unread_input_is_a_reset() {
 fn what_arrived_before_a_reset_can_still_be_read() {
     let mut channel = Channel::connected(NONE);
     channel.write(A, b"before").expect("room");
-    channel.end(A).reset_on_close();
+    channel.end(A).abort();
     channel.close(A);
     channel.run();
     let readiness = channel.end(B).readiness();
@@ -53,7 +53,7 @@ fn a_reset_after_the_peers_end_is_a_broken_pipe() {
     let mut channel = Channel::connected(NONE);
     channel.shutdown(A);
     channel.run();
-    channel.end(A).reset_on_close();
+    channel.end(A).abort();
     channel.close(A);
     channel.run();
     assert_eq!(channel.read(B, 9), Ok(true), "the end comes before the error");

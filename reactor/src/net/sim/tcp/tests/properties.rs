@@ -19,7 +19,8 @@ struct Program {
 }
 
 fn programs() -> impl Strategy<Value = Program> {
-    let faults = (0..40_u8, 0..30_u8, 1..50_000_000_u64, 0..100_000_000_u64)
+    // With more loss than this, fifteen in a row are lost now and then: then TCP gives up.
+    let faults = (0..15_u8, 0..30_u8, 1..50_000_000_u64, 0..100_000_000_u64)
         .prop_map(|(loss, twice, latency, jitter)| Faults { loss, twice, latency, jitter });
     let ends =
         (any::<[u32; 2]>(), [0..30_000_usize, 0..30_000_usize], [100..70_000_usize, 100..70_000]);
