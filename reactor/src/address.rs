@@ -50,6 +50,7 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, AddressError> {
         None if parse_port(text).is_some() => "the address is missing: write 0.0.0.0:PORT",
         None => "a port is missing: write ADDRESS:PORT",
         Some(("*" | "", _)) => "write 0.0.0.0:PORT or [::]:PORT for every address of this host",
+        _ if text.contains("://") => "leave out the scheme: write ADDRESS:PORT",
         Some((host, _)) if host.contains(':') => {
             "write an IPv6 address in brackets: [ADDRESS]:PORT"
         }
@@ -156,6 +157,8 @@ mod tests {
             ("127.0.0.1:70000", "65535"),
             ("127.0.0.1:+9", "65535"),
             ("::1:9", "brackets"),
+            ("udp://192.0.2.1:9", "scheme"),
+            ("http://example.com", "scheme"),
             ("1.2.3:9", "IPv4"),
         ] {
             let error = parse_address(text).unwrap_err().to_string();

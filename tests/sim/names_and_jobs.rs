@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use strand_reactor::sim::World;
-use strand_reactor::{Handle, JobCancelError, ResolveError};
+use strand_reactor::{Handle, JobCancelError, PeerAddr, Protocol, ResolveError, Transport};
 
 use crate::support::{Log, Recorder};
 
@@ -113,6 +113,21 @@ fn there_are_no_descriptors() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let refused = host.adopt_datagram_port(socket, Recorder::quiet()).unwrap_err();
     assert!(refused.to_string().contains("no descriptors"), "{refused}");
+}
+
+#[test]
+fn there_are_no_unix_sockets() {
+    struct Quiet;
+    impl Protocol for Quiet {
+        fn data_received(&mut self, _: &Transport, _: &[u8]) -> anyhow::Result<()> {
+            Ok(())
+        }
+    }
+    let world = World::new(1);
+    let host = world.host("a", "10.0.0.1").unwrap();
+    let refused = host.listen_unix("nowhere", |_: PeerAddr| Some(Quiet)).unwrap_err();
+    assert!(refused.to_string().contains("has no UNIX sockets"), "{refused}");
+    assert!(!std::path::Path::new("nowhere").exists());
 }
 
 #[test]

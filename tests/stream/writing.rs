@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::mpsc::channel;
 
-use strand_reactor::{OptionError, WriteError};
+use strand_reactor::{OptionError, StreamLayer, WriteError};
 
 use crate::support::*;
 
@@ -220,6 +220,58 @@ fn exactly_the_high_watermark_does_not_pause_and_one_more_does() {
     });
     let expected = ["made", "at the mark", "above", "pause", "resume", "lost: Done"];
     assert_eq!(*log.borrow(), expected);
+}
+
+/// Writes a portion, asks to be resumed, and writes the next, ten times.
+fn produces_in_portions(layers: bool) {
+    const PORTION: usize = 1000;
+    let log = log();
+    let inner = Rc::clone(&log);
+    let left = Rc::new(Cell::new(10));
+    let server = Recorder::new(&log)
+        .made(move |transport| {
+            if layers {
+                transport.push_layer(Through)?;
+            }
+            transport.set_write_watermarks(100, 200)?;
+            transport.write(&[0; PORTION])?;
+            transport.request_resume_writing()?;
+            transport.request_resume_writing()?;
+            note(&inner, "requested");
+            Ok(())
+        })
+        .resume(move |transport| {
+            assert!(transport.queued_bytes() <= 100, "{}", transport.queued_bytes());
+            left.set(left.get() - 1);
+            if left.get() == 0 {
+                transport.lose_connection();
+                assert!(transport.request_resume_writing().is_err());
+                return Ok(());
+            }
+            transport.write(&[0; PORTION])?;
+            transport.request_resume_writing()?;
+            Ok(())
+        });
+    let got = against(server, |mut stream| read_all(&mut stream));
+    assert_eq!(got.len(), 10 * PORTION);
+    let resumed = log.borrow().iter().filter(|what| *what == "resume").count();
+    assert_eq!(resumed, 10, "{:?}", log.borrow());
+    assert_eq!(log.borrow()[..2], ["made", "requested"]);
+    assert!(!log.borrow().iter().any(|what| what == "pause"));
+}
+
+struct Through;
+
+impl StreamLayer for Through {}
+
+#[test]
+fn a_protocol_that_stops_by_itself_is_resumed_although_the_system_took_all() {
+    produces_in_portions(false);
+}
+
+#[test]
+fn a_protocol_above_layers_that_stops_by_itself_is_resumed() {
+    produces_in_portions(true);
 }
 
 #[test]

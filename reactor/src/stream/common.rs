@@ -86,7 +86,7 @@ macro_rules! stream_setters {
             self
         }
 
-        /// Bytes waiting to be sent above which `pause_writing` is called, and those down to
+        /// Bytes waiting for room above which `pause_writing` is called, and those down to
         /// which `resume_writing` waits: 64 KiB and 16 KiB by default.
         pub fn write_watermarks(mut self, low: usize, high: usize) -> Self {
             self.common.tuning.low_watermark = low;

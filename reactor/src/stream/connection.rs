@@ -118,8 +118,8 @@ pub(crate) struct Connection {
     pub(crate) on_dirty: bool,
     /// The kernel had no room; an event will tell.
     pub(crate) blocked: bool,
-    /// `pause_writing` was told.
-    writing_paused: bool,
+    /// `resume_writing` is to be told.
+    pub(super) writing_paused: bool,
     pub(crate) referenced: bool,
     /// Counted among what waits to be sent.
     counted: bool,
@@ -384,7 +384,7 @@ impl Connection {
                 self.writing_paused = true;
                 agenda.notices.push_back(StreamNotice::PauseWriting(self.key).into());
             }
-        } else if self.queue.bytes() <= self.tuning.low_watermark {
+        } else if self.waiting() <= self.tuning.low_watermark {
             self.writing_paused = false;
             if self.is_writable() {
                 agenda.notices.push_back(StreamNotice::ResumeWriting(self.key).into());

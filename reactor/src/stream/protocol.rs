@@ -58,15 +58,17 @@ pub trait Protocol {
         Ok(())
     }
 
-    /// More bytes wait to be sent than the high watermark
+    /// The system has no room, and more bytes wait for it than the high watermark
     /// ([`set_write_watermarks`](Transport::set_write_watermarks)): stop producing. Called once
-    /// per crossing.
+    /// per crossing, from the loop; a callback that writes much asks
+    /// [`queued_bytes`](Transport::queued_bytes) itself, and
+    /// [`request_resume_writing`](Transport::request_resume_writing).
     fn pause_writing(&mut self, transport: &Transport) -> anyhow::Result<()> {
         let _ = transport;
         Ok(())
     }
 
-    /// After `pause_writing`: no more bytes wait than the low watermark.
+    /// After `pause_writing`, or a request: no more bytes wait than the low watermark.
     fn resume_writing(&mut self, transport: &Transport) -> anyhow::Result<()> {
         let _ = transport;
         Ok(())

@@ -9,7 +9,7 @@ use super::options::check_watermarks;
 use crate::agenda::Agenda;
 use crate::callback::CallbackResult;
 use crate::datagram::Completion;
-use crate::error::{OptionError, WriteError};
+use crate::error::{Closed, OptionError, WriteError};
 
 /// From this length on a write is offered to the system at once, out of the caller's memory;
 /// below it copying is cheaper than a system call of its own.
@@ -111,8 +111,8 @@ impl Transport {
         .ok_or(OptionError::Closed)
     }
 
-    /// Sets how many bytes must wait for [`pause_writing`](crate::Protocol::pause_writing) to be
-    /// called (more than `high`) and for [`resume_writing`](crate::Protocol::resume_writing) (no
+    /// Sets how many bytes must wait for room for
+    /// [`pause_writing`](crate::Protocol::pause_writing) to be called (more than `high`) and for [`resume_writing`](crate::Protocol::resume_writing) (no
     /// more than `low`).
     ///
     /// # Errors
@@ -127,6 +127,68 @@ impl Transport {
         .ok_or(OptionError::Closed)
     }
 
+    /// Has [`resume_writing`](crate::Protocol::resume_writing) called, from the loop, as soon as no
+    /// more bytes wait than the low watermark; in this turn, if that is so already.
+    ///
+    /// For a protocol that stops producing by itself, in the middle of a callback, because
+    /// [`queued_bytes`](Self::queued_bytes) has grown: without this it may never be called again,
+    /// for the system may take all of it when the callback returns, and then there is no
+    /// `pause_writing`. Nor is there one after this, until `resume_writing` was called.
+    ///
+    /// ```
+    /// use strand_reactor::{Protocol, Transport};
+    /// /// Sends many numbers, and holds few of them.
+    /// struct Numbers(std::ops::Range<u32>);
+    /// impl Protocol for Numbers {
+    ///     fn connection_made(&mut self, transport: &Transport) -> anyhow::Result<()> {
+    ///         self.resume_writing(transport)
+    ///     }
+    ///     fn data_received(&mut self, _: &Transport, _: &[u8]) -> anyhow::Result<()> {
+    ///         Ok(())
+    ///     }
+    ///     fn resume_writing(&mut self, transport: &Transport) -> anyhow::Result<()> {
+    ///         for number in &mut self.0 {
+    ///             transport.write(&number.to_be_bytes())?;
+    ///             if transport.queued_bytes() > 4096 {
+    ///                 transport.request_resume_writing()?;
+    ///                 return Ok(());
+    ///             }
+    ///         }
+    ///         transport.lose_connection();
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # use strand_reactor::{PeerAddr, Reactor};
+    /// # let reactor = Reactor::new()?;
+    /// # let port = reactor.listen_tcp("127.0.0.1:0", |_: PeerAddr| Some(Numbers(0..100_000)))?;
+    /// # let address = port.local_addr()?;
+    /// # let client = std::thread::spawn(move || {
+    /// #     let mut stream = std::net::TcpStream::connect(address).unwrap();
+    /// #     std::io::copy(&mut stream, &mut std::io::sink()).unwrap()
+    /// # });
+    /// # while port.stats()?.accepted == 0 {
+    /// #     reactor.iterate(None)?;
+    /// # }
+    /// # port.stop_listening();
+    /// # reactor.run()?;
+    /// # assert_eq!(client.join().unwrap(), 400_000);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Closed`] once the connection is closed or closing.
+    pub fn request_resume_writing(&self) -> Result<(), Closed> {
+        self.with(|connection, agenda| {
+            if !connection.is_writable() {
+                return Err(Closed);
+            }
+            connection.writing_paused = true;
+            connection.check_watermarks(agenda);
+            Ok(())
+        })
+        .unwrap_or(Err(Closed))
+    }
+
     fn enqueue(&self, data: Data<'_>, completion: Option<Completion>) -> Result<(), WriteError> {
         let mut completion = completion;
         let result =
@@ -139,7 +201,7 @@ impl Transport {
 
 impl Connection {
     /// Bytes written and not yet taken by the system.
-    fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.queue.bytes() + self.stack().map_or(0, |stack| stack.pending)
     }
 

@@ -14,7 +14,7 @@ use crate::error::AdoptError;
 use crate::interfaces::NetworkInterface;
 use crate::net::{
     DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError, Ownership,
-    StreamSocket, StreamSpec, Wake,
+    StreamSocket, StreamSpec, UnixDatagramSocket, UnixDatagramSpec, UnixListenSpec, UnixSpec, Wake,
 };
 
 /// The driver of a reactor on a simulated host.
@@ -102,6 +102,30 @@ impl Driver for SimDriver {
         Err(AdoptError::Socket(no_descriptors()))
     }
 
+    fn listen_unix(
+        &mut self,
+        _spec: &UnixListenSpec,
+        _token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, OpenError> {
+        Err(OpenError::Socket(no_unix_sockets()))
+    }
+
+    fn connect_unix(
+        &mut self,
+        _spec: &UnixSpec,
+        _token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError> {
+        Err(OpenError::Socket(no_unix_sockets()))
+    }
+
+    fn open_unix_datagram(
+        &mut self,
+        _spec: &UnixDatagramSpec,
+        _token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, OpenError> {
+        Err(OpenError::Socket(no_unix_sockets()))
+    }
+
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
         Ok(self.net.borrow().host(self.host).interfaces())
     }
@@ -110,5 +134,11 @@ impl Driver for SimDriver {
 fn no_descriptors() -> io::Error {
     let reason =
         "a simulated host has no descriptors: sockets of the system cannot join its network";
+    io::Error::new(io::ErrorKind::Unsupported, reason)
+}
+
+fn no_unix_sockets() -> io::Error {
+    let reason =
+        "a simulated host has no UNIX sockets: use TCP or UDP, to 127.0.0.1 within the host";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
