@@ -241,6 +241,12 @@ impl Inner {
         self.stop.get() != Stop::No || self.has_panic()
     }
 
+    /// Whether the reactor was dropped, or its simulated host has crashed, in a callback that has
+    /// not returned yet.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.core.borrow().closed
+    }
+
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.get()
     }

@@ -184,12 +184,37 @@ impl Connection {
 
     /// Whether an event leads to a read, which meets an error by itself.
     pub(crate) fn will_read(&self) -> bool {
+        if self.layers_hold_back() {
+            return self.feeds_layers();
+        }
         self.delivers() || (self.disconnecting && !self.read_closed)
     }
 
+    /// Whether there are layers that may still send something.
+    pub(crate) fn layers_hold_back(&self) -> bool {
+        self.stack().is_some_and(|stack| !stack.down_end)
+    }
+
+    /// Whether what arrives goes to the layers: while they are being asked to end, too, for what
+    /// they keep may wait for an answer of the peer.
+    pub(crate) fn feeds_layers(&self) -> bool {
+        match self.disconnecting {
+            false => self.delivers(),
+            true => {
+                self.phase == Phase::Open
+                    && !self.read_closed
+                    && self.stack().is_some_and(|stack| !stack.down_end && !stack.eof)
+            }
+        }
+    }
+
     /// Whether a short read says that all was read. On a UNIX socket it may only say that
-    /// descriptors or urgent data came with what was read.
+    /// descriptors or urgent data came with what was read. Of urgent data on TCP an event tells
+    /// where the poller knows of it (`EPOLLPRI`).
     pub(crate) fn trusts_short_reads(&self) -> bool {
+        if !cfg!(any(target_os = "linux", target_os = "android")) {
+            return false;
+        }
         match &self.peer {
             Peer::V4(_) => true,
             Peer::Other(address) => matches!(**address, PeerAddr::Ip(_)),
@@ -433,8 +458,6 @@ impl Connection {
     /// Closes with a reset.
     pub(crate) fn abort(&mut self, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
-            // Where it cannot be had, the peer sees an end instead.
-            let _ = self.socket.reset_on_close();
             self.end(ConnectionLost::Aborted, agenda);
         }
     }
@@ -466,6 +489,11 @@ impl Connection {
     pub(crate) fn end(&mut self, reason: ConnectionLost, agenda: &mut Agenda) {
         if self.phase == Phase::Open {
             self.phase = Phase::Ended;
+            if !matches!(reason, ConnectionLost::Done) || !self.queue.is_empty() {
+                // An end in order would tell the peer that it got everything; it does where no
+                // reset is to be had.
+                let _ = self.socket.reset_on_close();
+            }
             let rare = self.rare();
             rare.reason = Some(rare.failure.take().unwrap_or(reason));
             agenda.notices.push_back(StreamNotice::Close(self.key).into());

@@ -66,6 +66,8 @@ impl World {
             && reactor.inner.running.get()
         {
             reactor.inner.request_stop(Stop::Crash);
+            // Calls even what a shutdown or the end of a connection has still to tell: nothing.
+            reactor.end();
         }
         // The sockets and the user's values go with nothing borrowed.
         drop((reactor, forgotten));

@@ -206,8 +206,8 @@ impl World {
         }
     }
 
-    /// One turn of one host; time jumps to it if it lies ahead. False when nothing is left that
-    /// could happen.
+    /// One turn of one host, or one instant at which the network alone has something to do; time
+    /// jumps to it if it lies ahead. False when nothing is left that could happen.
     ///
     /// ```
     /// use std::time::Duration;
@@ -235,7 +235,8 @@ impl World {
         Ok(Running(self))
     }
 
-    /// The next turn of a host no later than `until`; false if there is none.
+    /// The next turn of a host, or the next instant of the network alone, no later than `until`;
+    /// false if there is none.
     fn next(&self, until: u64) -> Result<bool, RunError> {
         loop {
             self.look_at_touched();
@@ -250,8 +251,17 @@ impl World {
                         return Ok(true);
                     }
                 }
-                None if self.net.borrow_mut().advance(until) => {}
-                None => return Ok(false),
+                None => {
+                    let net = &mut *self.net.borrow_mut();
+                    if !net.advance(until) {
+                        return Ok(false);
+                    }
+                    // The network may have things to do for ever that are no host's: probes of
+                    // connections that nobody reads from.
+                    if net.ready.is_empty() {
+                        return Ok(true);
+                    }
+                }
             }
         }
     }

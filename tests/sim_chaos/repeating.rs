@@ -1,0 +1,44 @@
+//! The same seed is the same run.
+
+use std::time::Duration;
+
+use crate::chaos::{Outcome, run};
+use crate::seeds;
+
+/// Callbacks that do something, in each program.
+const BUDGET: u32 = 40;
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mix = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, mix)
+}
+
+fn differ(seed: u64, one: &Outcome, other: &Outcome) -> Option<String> {
+    if one.trace != other.trace {
+        let at = one.trace.iter().zip(&other.trace).take_while(|(one, other)| one == other).count();
+        let (one, other) = (one.trace.len(), other.trace.len());
+        return Some(format!("seed {seed}: the traces ({one} and {other} bytes) differ at {at}"));
+    }
+    (one.digest != other.digest).then(|| format!("seed {seed}: the callbacks differ"))
+}
+
+/// Programs with several hosts, datagrams, groups, connections, timers, faults and crashes: what
+/// passed over the network is the same to the byte, and every callback came in the same order and
+/// at the same time.
+#[test]
+fn a_thousand_seeds_repeat_to_the_byte() {
+    seeds::each("STRAND_REPEAT_SEEDS", "a_thousand", 1..1_001, Duration::ZERO, |seed, alone| {
+        let (one, other) = (run(seed, BUDGET, true, false), run(seed, BUDGET, true, alone));
+        differ(seed, &one, &other).into_iter().collect()
+    });
+}
+
+/// Different seeds are different runs: or else the test above could not fail.
+#[test]
+fn every_seed_is_another_run() {
+    let mut digests: Vec<u64> =
+        (1..=50).map(|seed| digest(&run(seed, BUDGET, true, false).trace)).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    assert!(digests.len() > 45, "{} of 50", digests.len());
+}
