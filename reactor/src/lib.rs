@@ -78,9 +78,10 @@ pub mod os {
     pub use crate::activation::{ListenFd, take_listen_fds};
 }
 
-#[doc = include_str!("net/sim/page.md")]
 #[cfg(feature = "sim")]
 pub mod sim {
+    #![doc = include_str!("net/sim/page.md")]
+
     pub use crate::net::sim::{
         Call, GilbertElliott, Guard, HostAddresses, HostError, Hosts, Latency, Leftover, Link,
         Loss, PacketView, Pair, Recorder, Rule, SentDatagram, World, WrittenStream, pair,
