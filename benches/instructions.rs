@@ -24,9 +24,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use common::{Connected, Echo, Scripted, Sink, Streaming, turn};
-use strand_reactor::testing::StreamEvent;
-use strand_reactor::{DelayedCall, Reactor};
+use common::{Connected, Echo, Scripted, Sink, Streaming, peer, turn};
+use strand_reactor::testing::{Script, StreamEvent};
+use strand_reactor::{DelayedCall, Reactor, UdpOptions};
 
 /// Datagrams that arrive together: four batches.
 const DATAGRAMS: usize = 64;
@@ -52,7 +52,7 @@ const TOGGLES: [&str; 5] = [
 /// measured.
 type Case = (&'static str, fn() -> anyhow::Result<usize>);
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 9] = [
     ("udp_echo_1_peer", || datagrams(Scripted::new(Echo)?, 1)),
     ("udp_echo_16_peers", || datagrams(Scripted::new(Echo)?, 16)),
     ("udp_sink", || datagrams(Scripted::new(Sink::default())?, 16)),
@@ -60,6 +60,9 @@ const CASES: [Case; 7] = [
     ("tcp_echo_64_bytes", stream),
     ("tcp_echo_64_bytes_system_sockets", system_stream),
     ("timer_push_back", timer),
+    // Nothing in a turn is to grow with what is open and idle.
+    ("udp_echo_100_busy_of_100_ports", || busy_ports(100)),
+    ("udp_echo_100_busy_of_10000_ports", || busy_ports(10_000)),
 ];
 
 // ---- The cases, run under callgrind ----
@@ -86,6 +89,26 @@ fn datagrams(scripted: Scripted, peers: usize) -> anyhow::Result<usize> {
     let delivered = scripted.port.stats()?.datagrams_in;
     anyhow::ensure!(delivered == (ROUNDS * DATAGRAMS) as u64, "{delivered} delivered");
     Ok(ROUNDS * DATAGRAMS)
+}
+
+/// A hundred ports, spread over all that are open, receive a datagram each.
+fn busy_ports(open: usize) -> anyhow::Result<usize> {
+    let reactor = Reactor::new()?;
+    let scripts: Vec<Script> = (0..open).map(|_| Script::new()).collect();
+    for script in &scripts {
+        script.listen(&reactor, UdpOptions::parse("127.0.0.1:9")?, Echo)?;
+    }
+    let rounds = ROUNDS / 10;
+    for _ in 0..rounds {
+        let busy = scripts.iter().step_by(open / 100);
+        busy.clone().for_each(|script| script.receive(peer(0), &PAYLOAD));
+        measured_turn(&reactor);
+        for script in busy {
+            anyhow::ensure!(script.sent().len() == 1, "one answer");
+            script.forget_sent();
+        }
+    }
+    Ok(rounds * 100)
 }
 
 /// With what a real socket makes of a batch, on either side of the kernel.

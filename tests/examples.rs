@@ -315,3 +315,13 @@ fn udp_meter_ends_after_its_seconds_with_the_sum() {
         ["0 datagrams/s, 0.000 Mbit/s of payload, 0 sources", "0 datagrams in all, 0 bytes",]
     );
 }
+
+#[test]
+fn sim_gossip_says_the_same_for_one_seed_and_all_hear_the_rumour() {
+    let run = |seed| start("sim_gossip", &["--hosts", "300", "--seed", seed]).finish().succeeded();
+    let first = run("7");
+    assert_eq!(first, run("7"));
+    assert_ne!(first[1..], run("8")[1..]);
+    assert!(first.iter().any(|line| line.contains(" split  50.00 % |####")), "{first:#?}");
+    assert!(first[first.len() - 2].contains(" whole 100.00 % |####"), "{first:#?}");
+}

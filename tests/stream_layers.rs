@@ -276,3 +276,39 @@ fn the_connection_is_not_closed_before_a_layer_has_let_go() {
     assert!(back == pattern(1234), "{}", back.len());
     assert_eq!(*log.borrow(), ["read lost", "lost: closed in order"]);
 }
+
+/// Sends an alert and fails when it sees a `!`.
+struct Strict;
+
+impl StreamLayer for Strict {
+    fn received(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(data);
+        if data.contains(&b'!') {
+            flow.send(b"alert");
+            anyhow::bail!("not allowed");
+        }
+        Ok(())
+    }
+}
+
+/// Counts up every byte that is sent.
+struct Shift;
+
+impl StreamLayer for Shift {
+    fn written(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.send(&data.iter().map(|byte| byte + 1).collect::<Vec<_>>());
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_layer_sends_before_it_fails_leaves_through_the_layers_below() {
+    let log = Log::default();
+    let back = echoed(&log, b"!".to_vec(), |transport| {
+        transport.push_layer(Shift)?;
+        transport.push_layer(Strict)?;
+        Ok(())
+    });
+    assert_eq!(back, b"bmfsu");
+    assert_eq!(*log.borrow(), ["lost: not allowed"]);
+}

@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 /// and counted.
 ///
 /// A closure that uses `?` ends in `anyhow::Ok(())`, which names the error's type.
+#[diagnostic::on_unimplemented(
+    message = "a callback returns `()` or a `Result<(), E>`, not `{Self}`",
+    note = "end the closure with `;`, or with `anyhow::Ok(())` if it uses `?`"
+)]
 pub trait CallbackResult: sealed::Sealed {
     #[doc(hidden)]
     fn into_result(self) -> anyhow::Result<()>;

@@ -26,15 +26,26 @@ type Outcome<T> = Arc<Mutex<Option<Result<T, JobError>>>>;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    threads: usize,
+    /// As many as the machine has cores, within bounds, unless set.
+    threads: Option<usize>,
     waiting: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // Jobs mostly wait (for disks, for names), so a small machine needs more than its cores.
-        Self { threads: cores.clamp(4, 8), waiting: 1024 }
+        Self { threads: None, waiting: 1024 }
+    }
+}
+
+impl Limits {
+    /// The system takes its time to count cores: it is asked when the threads start, not for each
+    /// reactor.
+    fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            // Jobs mostly wait (for disks, for names), so a small machine needs more than cores.
+            cores.clamp(4, 8)
+        })
     }
 }
 
@@ -42,7 +53,7 @@ impl Builder {
     /// Most threads that run jobs of [`Handle::defer_to_thread`]: at least 1. Unless set, as many
     /// as the machine has cores, but at least 4 and at most 8. All start with the first job.
     pub fn threads(mut self, threads: usize) -> Self {
-        self.jobs.threads = threads.max(1);
+        self.jobs.threads = Some(threads.max(1));
         self
     }
 
@@ -217,7 +228,7 @@ impl Jobs {
                 if waiting < limits.waiting { Ok(()) } else { Err(JobError::Rejected { waiting }) }
             }
             None => {
-                *pool = Some(Pool::start(limits.threads, mailbox).map_err(JobError::Threads)?);
+                *pool = Some(Pool::start(limits.threads(), mailbox).map_err(JobError::Threads)?);
                 Ok(())
             }
         }

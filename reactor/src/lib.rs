@@ -82,8 +82,9 @@ pub mod os {
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::net::sim::{
-        Call, GilbertElliott, Guard, HostAddresses, HostError, Hosts, Latency, Link, Loss,
-        PacketView, Rule, World,
+        Call, GilbertElliott, Guard, HostAddresses, HostError, Hosts, Latency, Leftover, Link,
+        Loss, PacketView, Pair, Recorder, Rule, SentDatagram, World, WrittenStream, pair,
+        stream_pair,
     };
 }
 

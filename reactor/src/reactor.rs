@@ -149,9 +149,23 @@ impl Reactor {
         Self { handle: inner.handle(), inner }
     }
 
+    /// A handle of its own: what may be stored in protocols and closures, where a reference to the
+    /// reactor cannot go.
+    ///
+    /// ```
+    /// let reactor = strand_reactor::Reactor::new()?;
+    /// let handle = reactor.handle();
+    /// reactor.call_when_running(move |_| handle.stop());
+    /// reactor.run()?;
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Runs until [`stop`](Handle::stop) was called, or nothing is left that could call back: no
-    /// open port, no timer, no send under way, no posted call, no job on a thread, save for those
-    /// that were `unref`'d.
+    /// open port or connection, no attempt to connect, no lookup, no timer, no send under way, no
+    /// posted call, no job on a thread, save for those that were `unref`'d.
     ///
     /// After `stop`, the hooks of [`on_shutdown`](Handle::on_shutdown) have run, every open port
     /// has been closed and its `stop_protocol` called, and the threads of jobs are joined. `run`

@@ -118,7 +118,8 @@ pub struct ListenerStats {
     pub accepted: u64,
     /// Of these, those still open.
     pub connections: u64,
-    /// Connections closed because the factory built no protocol, or for the limit per peer.
+    /// Of those accepted, closed at once because the factory built no protocol, or for the limit
+    /// per peer.
     pub refused: u64,
     /// Connections that were gone before they could be accepted.
     pub skipped: u64,

@@ -106,6 +106,42 @@ fn a_reset_met_by_who_paused_in_the_delivery_before_it_is_told() {
 }
 
 #[test]
+fn a_reset_behind_more_than_a_turn_may_take_is_told_to_who_paused_over_layers() {
+    let _watchdog = watchdog();
+    let stage =
+        Stage::with(|recorder| recorder.on_data(|transport, _| Ok(transport.pause_reading()?)));
+    stage.transport.push_layer(Capitals).expect("open");
+    stage.turns(1);
+    stage.script.receive(&[b'a'; 256 * 1024]);
+    stage.script.receive(b"two");
+    stage.script.pending_error(ECONNRESET);
+    stage.raise(StreamEvent::END.and(StreamEvent::ERROR));
+    stage.turns(3);
+    let log = stage.log.take();
+    assert_eq!(log.len(), 2);
+    assert!(log[0].starts_with("data AAA"));
+    assert_eq!(log[1], "lost: Reset");
+}
+
+#[test]
+fn a_write_that_failed_is_the_end_for_who_pauses_in_the_delivery_after_it() {
+    let _watchdog = watchdog();
+    for layered in [false, true] {
+        let stage =
+            Stage::with(|recorder| recorder.on_data(|transport, _| Ok(transport.pause_reading()?)));
+        if layered {
+            stage.transport.push_layer(Capitals).expect("open");
+            stage.turns(1);
+        }
+        stage.script.receive(b"ONE");
+        stage.script.answer_write(WriteStep::Fail(EPIPE));
+        stage.transport.write(b"hello").expect("open");
+        stage.turns(4);
+        stage.expect(&["data ONE", "lost: Reset"]);
+    }
+}
+
+#[test]
 fn a_reset_is_noticed_after_the_peers_end_was_read() {
     let _watchdog = watchdog();
     let stage = Stage::new();

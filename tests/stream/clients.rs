@@ -284,6 +284,23 @@ fn without_a_protocol_the_connection_is_closed_and_the_client_told() {
 }
 
 #[test]
+fn a_factory_that_ends_the_connection_it_refuses_is_told_one_failure() {
+    let (reactor, log) = (reactor(), log());
+    let (_listener, address) = held();
+    let handle = strand_reactor::Handle::clone(&reactor);
+    let mut client = Client::new(&log, move || {
+        let streams = handle.streams();
+        assert_eq!(streams.len(), 1);
+        streams[0].abort_connection();
+        None
+    });
+    client.again = 1;
+    reactor.connect_tcp(address, client).expect("an attempt");
+    run(&reactor);
+    assert_eq!(*log.borrow(), ["started", "failed: NoProtocol", "started", "failed: NoProtocol"]);
+}
+
+#[test]
 fn a_failing_connection_made_of_a_client_is_told_to_both() {
     let (reactor, log) = (reactor(), log());
     let (_listener, address) = held();

@@ -5,7 +5,10 @@ use std::cell::RefCell;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use strand_reactor::{ConnectionState, Handle, PeerAddr, Reactor, Transport};
+use strand_reactor::{
+    ConnectionLost, ConnectionState, Flow, Handle, PeerAddr, Protocol, Reactor, StreamLayer,
+    Transport,
+};
 
 use crate::support::*;
 
@@ -173,6 +176,91 @@ fn over_unix(reactor: &Reactor, small: bool, server: Recorder, client: Recorder)
     }
 }
 
+/// Turns every bit, and keeps the last byte of each way until the next or the end.
+#[derive(Default)]
+struct Held {
+    inward: Option<u8>,
+    outward: Option<u8>,
+}
+
+fn pass(kept: &mut Option<u8>, data: &[u8]) -> Vec<u8> {
+    let mut out: Vec<u8> = kept.take().into_iter().chain(data.iter().map(|byte| !byte)).collect();
+    *kept = out.pop();
+    out
+}
+
+impl StreamLayer for Held {
+    fn received(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(&pass(&mut self.inward, data));
+        Ok(())
+    }
+
+    fn read_ended(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(self.inward.take().as_slice());
+        flow.end_reading();
+        Ok(())
+    }
+
+    fn written(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.send(&pass(&mut self.outward, data));
+        Ok(())
+    }
+
+    fn write_ended(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
+        flow.send(self.outward.take().as_slice());
+        flow.end_writing();
+        Ok(())
+    }
+}
+
+/// A recorder above two layers.
+struct Layered(Recorder);
+
+impl Protocol for Layered {
+    fn connection_made(&mut self, transport: &Transport) -> anyhow::Result<()> {
+        transport.push_layer(Held::default())?;
+        transport.push_layer(Held::default())?;
+        self.0.connection_made(transport)
+    }
+
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> anyhow::Result<()> {
+        self.0.data_received(transport, data)
+    }
+
+    fn read_connection_lost(&mut self, transport: &Transport) -> anyhow::Result<()> {
+        self.0.read_connection_lost(transport)
+    }
+
+    fn write_connection_lost(&mut self, transport: &Transport) -> anyhow::Result<()> {
+        self.0.write_connection_lost(transport)
+    }
+
+    fn pause_writing(&mut self, transport: &Transport) -> anyhow::Result<()> {
+        self.0.pause_writing(transport)
+    }
+
+    fn resume_writing(&mut self, transport: &Transport) -> anyhow::Result<()> {
+        self.0.resume_writing(transport)
+    }
+
+    fn connection_lost(&mut self, reason: ConnectionLost) {
+        self.0.connection_lost(reason);
+    }
+}
+
+fn over_layers(reactor: &Reactor, small: bool, server: Recorder, client: Recorder) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let near = std::net::TcpStream::connect(listener.local_addr().expect("bound"));
+    let (near, far) = (near.expect("a connection"), listener.accept().expect("the other end").0);
+    for (socket, protocol) in [(near, server), (far, client)] {
+        socket.set_nodelay(true).expect("an option");
+        if small {
+            socket2::SockRef::from(&socket).set_send_buffer_size(8 * 1024).expect("an option");
+        }
+        reactor.adopt_stream_connection(socket, Layered(protocol)).expect("adopted");
+    }
+}
+
 fn interleave(seed: u64, connect: Connect) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let reactor = reactor();
@@ -219,5 +307,12 @@ fn any_interleaving_keeps_what_was_promised_and_ends_once() {
 fn any_interleaving_over_unix_sockets_keeps_the_same_promises() {
     for seed in 1..=200 {
         interleave(seed, over_unix);
+    }
+}
+
+#[test]
+fn any_interleaving_over_layers_keeps_the_same_promises() {
+    for seed in 1..=100 {
+        interleave(seed, over_layers);
     }
 }

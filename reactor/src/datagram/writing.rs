@@ -31,10 +31,13 @@ impl DatagramTransport {
     /// `WrongFamily`, and `BroadcastNotAllowed` for 255.255.255.255.
     #[inline]
     pub fn write_to(&self, payload: &[u8], destination: SocketAddr) -> Result<(), WriteError> {
-        if self.follow(payload, destination) {
-            return Ok(());
-        }
-        self.enqueue(Payload::Copied(payload), SendOptions::to(destination), None)
+        self.with(|port, agenda, _| {
+            if port.follow(payload, destination, agenda) {
+                return Ok(());
+            }
+            port.enqueue_to(payload, destination, agenda)
+        })
+        .unwrap_or(Err(WriteError::Closed))
     }
 
     /// Sends the pieces as one datagram to the port's peer.
@@ -217,7 +220,7 @@ impl DatagramTransport {
         self.with(|port, _, _| port.outbox.bytes()).unwrap_or(0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn enqueue(
         &self,
         payload: Payload<'_>,
@@ -225,68 +228,11 @@ impl DatagramTransport {
         completion: Option<Completion>,
     ) -> Result<(), WriteError> {
         let mut completion = completion;
-        let result = self.with(|port, agenda, _| {
-            let len = payload.len();
-            let to = port.admit(len, &options)?;
-            let control = options.control;
-            if port.is_full(len) {
-                port.flush_unless_blocked(agenda);
-                while port.is_full(len) {
-                    match port.queue_policy {
-                        QueuePolicy::Error => {
-                            let (datagrams, bytes) = (port.outbox.len(), port.outbox.bytes());
-                            return Err(WriteError::QueueFull { datagrams, bytes });
-                        }
-                        QueuePolicy::DropNewest => {
-                            let dropped = Outgoing { to, ..outgoing(0, len, to) };
-                            port.stats.queue_dropped += 1;
-                            port.fail(dropped, completion.take(), WriteError::Dropped, agenda);
-                            return Ok(());
-                        }
-                        QueuePolicy::DropOldest => port.drop_oldest(agenda),
-                    }
-                }
-            }
-            let payload = in_place(payload, port.key, agenda);
-            let merges = port.merges();
-            port.outbox.push(&payload, to, control, completion.take(), merges, &mut agenda.spares);
-            agenda.queued += 1;
-            port.make_dirty(agenda);
-            if port.blocked {
-                port.note_waiting(agenda);
-            } else if port.outbox.is_due() {
-                port.flush(agenda);
-            }
-            Ok(())
-        });
+        let result =
+            self.with(|port, agenda, _| port.enqueue(payload, &options, &mut completion, agenda));
         // A completion that will not be called is user code to drop, with nothing borrowed.
         drop(completion);
         result.unwrap_or(Err(WriteError::Closed))
-    }
-
-    /// The short way of a datagram that follows another to the same destination and is no longer:
-    /// what was checked for that one holds for this. False, and nothing done, if it is no such
-    /// datagram.
-    #[inline]
-    fn follow(&self, payload: &[u8], to: SocketAddr) -> bool {
-        self.with(|port, agenda, _| {
-            let len = payload.len();
-            let follows = port.peer.is_none()
-                && !port.blocked
-                && !port.is_full(len)
-                && port.outbox.is_followed_by(len, &to)
-                && !is_limited_broadcast(to);
-            if follows {
-                let payload = in_place(Payload::Copied(payload), port.key, agenda);
-                port.outbox.follow(&payload, port.merges());
-                agenda.queued += 1;
-                if port.outbox.is_due() {
-                    port.flush(agenda);
-                }
-            }
-            follows
-        })
-        .unwrap_or(false)
     }
 
     fn try_send(&self, payload: &[u8], to: Option<SocketAddr>) -> Result<usize, WriteError> {
@@ -344,7 +290,7 @@ fn in_place<'a>(payload: Payload<'a>, key: Key, agenda: &Agenda) -> Payload<'a> 
 
 impl Port {
     /// The checks that every write passes, and the destination as the socket takes it.
-    #[inline]
+    #[inline(always)]
     fn admit(&self, len: usize, options: &SendOptions) -> Result<Option<SocketAddr>, WriteError> {
         let to = match (self.peer, options.to) {
             (None, Some(to)) => match self.family.admit(to) {
@@ -373,6 +319,82 @@ impl Port {
             return Err(WriteError::Unsupported { name: "source, interface, hop limit or ECN" });
         }
         Ok(to)
+    }
+
+    /// Apart, so that the short way needs no room for what it does.
+    #[inline(never)]
+    fn enqueue_to(
+        &mut self,
+        payload: &[u8],
+        to: SocketAddr,
+        agenda: &mut Agenda,
+    ) -> Result<(), WriteError> {
+        self.enqueue(Payload::Copied(payload), &SendOptions::to(to), &mut None, agenda)
+    }
+
+    /// Queues a datagram, and flushes when that is due.
+    #[inline(always)]
+    fn enqueue(
+        &mut self,
+        payload: Payload<'_>,
+        options: &SendOptions,
+        completion: &mut Option<Completion>,
+        agenda: &mut Agenda,
+    ) -> Result<(), WriteError> {
+        let len = payload.len();
+        let to = self.admit(len, options)?;
+        let control = options.control;
+        if self.is_full(len) {
+            self.flush_unless_blocked(agenda);
+            while self.is_full(len) {
+                match self.queue_policy {
+                    QueuePolicy::Error => {
+                        let (datagrams, bytes) = (self.outbox.len(), self.outbox.bytes());
+                        return Err(WriteError::QueueFull { datagrams, bytes });
+                    }
+                    QueuePolicy::DropNewest => {
+                        let dropped = Outgoing { to, ..outgoing(0, len, to) };
+                        self.stats.queue_dropped += 1;
+                        self.fail(dropped, completion.take(), WriteError::Dropped, agenda);
+                        return Ok(());
+                    }
+                    QueuePolicy::DropOldest => self.drop_oldest(agenda),
+                }
+            }
+        }
+        let payload = in_place(payload, self.key, agenda);
+        let merges = self.merges();
+        self.outbox.push(&payload, to, control, completion.take(), merges, &mut agenda.spares);
+        agenda.queued += 1;
+        self.make_dirty(agenda);
+        if self.blocked {
+            self.note_waiting(agenda);
+        } else if self.outbox.is_due() {
+            self.flush(agenda);
+        }
+        Ok(())
+    }
+
+    /// The short way of a datagram that follows another to the same destination and is no longer:
+    /// what was checked for that one holds for this. False, and nothing done, if it is no such
+    /// datagram.
+    #[inline]
+    fn follow(&mut self, payload: &[u8], to: SocketAddr, agenda: &mut Agenda) -> bool {
+        let len = payload.len();
+        let follows = self.peer.is_none()
+            && !self.blocked
+            && !self.is_full(len)
+            && self.outbox.is_followed_by(len, &to)
+            && !is_limited_broadcast(to);
+        if follows {
+            let payload = in_place(Payload::Copied(payload), self.key, agenda);
+            self.outbox.follow(&payload, self.merges());
+            agenda.queued += 1;
+            if self.outbox.is_due() {
+                self.flush(agenda);
+            }
+        }
+        follows
     }
 
     fn note_waiting(&mut self, agenda: &mut Agenda) {

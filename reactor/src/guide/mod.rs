@@ -3,6 +3,9 @@
 #[doc = include_str!("protocols.md")]
 pub mod protocols {}
 
+#[doc = include_str!("connections.md")]
+pub mod connections {}
+
 #[doc = include_str!("addresses_and_options.md")]
 pub mod addresses_and_options {}
 

@@ -206,7 +206,8 @@ pub(crate) struct Event {
     pub(crate) writable: bool,
     /// An error is pending: a refused connected UDP socket raises this alone.
     pub(crate) error: bool,
-    /// A stream's peer has ended what it sends, or the connection is gone.
+    /// A stream's peer has ended what it sends, or the connection is gone; or there is urgent
+    /// data, before which a read stops, too.
     pub(crate) read_closed: bool,
 }
 

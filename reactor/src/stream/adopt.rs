@@ -101,8 +101,10 @@ impl Handle {
     where
         P: Protocol + 'static,
     {
+        // The conversion is user code: with nothing borrowed, and no key foretold.
+        let socket = socket.into();
         attach(self, Box::new(protocol), |inner, token| {
-            inner.driver.borrow_mut().adopt_stream(socket.into(), Ownership::Owned, token)
+            inner.driver.borrow_mut().adopt_stream(socket, Ownership::Owned, token)
         })
     }
 

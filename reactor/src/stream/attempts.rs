@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::closing::{later, retire};
+use super::closing::{discard, later, retire};
 use super::connection::{Connection, Origin, Phase, Ready};
 use super::connector::{Client, call, release};
 use super::happy_eyeballs::{Action, Happening, Race};
@@ -323,12 +323,12 @@ fn connected(inner: &Rc<Inner>, key: Key, stream: Key, peer: PeerAddr) {
         protocol = factory.build_protocol(peer);
         Ok(())
     });
-    let homeless = {
+    let (refused, homeless) = {
         let core = &mut *inner.core.borrow_mut();
         match core.streams.connections.get_mut(stream) {
             Some(connection) if protocol.is_some() => {
                 connection.protocol = protocol;
-                None
+                (None, None)
             }
             Some(_) => {
                 let error = match built {
@@ -337,14 +337,17 @@ fn connected(inner: &Rc<Inner>, key: Key, stream: Key, peer: PeerAddr) {
                 };
                 if let Some(client) = core.streams.connectors.get_mut(key) {
                     client.state = ConnectorState::Connecting;
+                    client.stream = None;
                 }
                 end(core, key, error);
-                None
+                // At once: the factory may have ended it, which would be told as a loss, too.
+                (retire(core, stream), None)
             }
-            None => protocol,
+            None => (None, protocol),
         }
     };
-    drop(homeless);
+    drop(refused);
+    discard(inner, "closed connection", "drop of a protocol", homeless);
     delivery::call(inner, stream, "connection_made", |protocol, transport| {
         protocol.connection_made(transport)
     });

@@ -144,6 +144,17 @@ fn unheard(inner: &Inner, label: &str, what: &'static str, failure: Failure) {
     drop(inner.log_failure(label, what, failure, logged));
 }
 
+/// Drops what is the user's; a panic of that costs nobody else anything.
+pub(super) fn discard<T>(inner: &Inner, label: &str, what: &'static str, value: T) {
+    let outcome = guarded(|| {
+        drop(value);
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        unheard(inner, label, what, failure);
+    }
+}
+
 fn count(agenda: &mut Agenda, panicked: bool) {
     agenda.stats.callback_errors += u64::from(!panicked);
     agenda.stats.callback_panics += u64::from(panicked);
@@ -213,6 +224,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
         if let Err(failure) = outcome {
             unheard(inner, &label, "stream layer lost", failure);
         }
+        discard(inner, &label, "drop of a stream layer", layer);
     }
     if let Some(mut protocol) = protocol
         && !inner.is_gone()
@@ -226,7 +238,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
             unheard(inner, &label, "connection_lost", failure);
         }
         // The protocol goes before anybody opens the next one in its stead.
-        drop(protocol);
+        discard(inner, &label, "drop of a protocol", protocol);
     }
     if let Origin::Connector(connector) = origin {
         attempts::lost(inner, connector, &reason);
@@ -253,11 +265,14 @@ pub(crate) fn begin_shutdown(inner: &Inner) {
     }
 }
 
-/// Whether a connection has output that the system has not taken.
+/// Whether a connection has output that the system has not taken, or layers that may keep some.
 pub(crate) fn is_flushing(inner: &Inner) -> bool {
     let core = inner.core.borrow();
     let connections = &core.streams.connections;
-    connections.keys().any(|key| connections.get(key).is_some_and(|one| !one.queue.is_empty()))
+    let flushing = |one: &Connection| {
+        one.phase == Phase::Open && (!one.queue.is_empty() || one.layers_hold_back())
+    };
+    connections.keys().any(|key| connections.get(key).is_some_and(flushing))
 }
 
 /// What is left of them ends after one more flush.

@@ -184,12 +184,37 @@ impl Connection {
 
     /// Whether an event leads to a read, which meets an error by itself.
     pub(crate) fn will_read(&self) -> bool {
+        if self.layers_hold_back() {
+            return self.feeds_layers();
+        }
         self.delivers() || (self.disconnecting && !self.read_closed)
     }
 
+    /// Whether there are layers that may still send something.
+    pub(crate) fn layers_hold_back(&self) -> bool {
+        self.stack().is_some_and(|stack| !stack.down_end)
+    }
+
+    /// Whether what arrives goes to the layers: while they are being asked to end, too, for what
+    /// they keep may wait for an answer of the peer.
+    pub(crate) fn feeds_layers(&self) -> bool {
+        match self.disconnecting {
+            false => self.delivers(),
+            true => {
+                self.phase == Phase::Open
+                    && !self.read_closed
+                    && self.stack().is_some_and(|stack| !stack.down_end && !stack.eof)
+            }
+        }
+    }
+
     /// Whether a short read says that all was read. On a UNIX socket it may only say that
-    /// descriptors or urgent data came with what was read.
+    /// descriptors or urgent data came with what was read. Of urgent data on TCP an event tells
+    /// where the poller knows of it (`EPOLLPRI`).
     pub(crate) fn trusts_short_reads(&self) -> bool {
+        if !cfg!(any(target_os = "linux", target_os = "android")) {
+            return false;
+        }
         match &self.peer {
             Peer::V4(_) => true,
             Peer::Other(address) => matches!(**address, PeerAddr::Ip(_)),

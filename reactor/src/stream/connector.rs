@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::attempts::{Lookups, begin, give_up};
+use super::closing::discard;
 use super::happy_eyeballs::Race;
 use super::{ConnectOptions, PeerAddr, Protocol, StreamNotice, Transport};
 use crate::callback::{Failure, LogLimit, guarded, panic_message};
@@ -37,6 +38,11 @@ use crate::{DelayedCall, Handle};
 /// reactor.run()?;
 /// # Ok::<(), anyhow::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no factory of protocols for a client",
+    note = "a closure such as `|_: PeerAddr| Some(protocol)` is one; it makes the protocol of each \
+            connection"
+)]
 pub trait ClientFactory {
     /// The connection is there. `None` closes it, and `client_connection_failed` is called with
     /// [`ConnectError::NoProtocol`].
@@ -417,7 +423,7 @@ impl Drop for Connector {
                 Ok(mut core) => take_unused(&mut core.streams.connectors, self.key, 2),
                 Err(_) => None,
             };
-            drop(client);
+            discard(&inner, "unused connector", "drop of a factory", client);
         }
     }
 }
@@ -471,7 +477,7 @@ pub(crate) fn started(inner: &Rc<Inner>, key: Key) {
 /// Lets go of a connector that nobody can use any more.
 pub(super) fn release(inner: &Inner, key: Key) {
     let client = take_unused(&mut inner.core.borrow_mut().streams.connectors, key, 1);
-    drop(client);
+    discard(inner, "unused connector", "drop of a factory", client);
 }
 
 /// Calls the factory; what fails is logged and counted, and handed back.
@@ -513,5 +519,5 @@ fn return_factory(inner: &Inner, key: Key, factory: Box<dyn ClientFactory>) {
         Some(client) => client.factory.replace(factory),
         None => Some(factory),
     };
-    drop(homeless);
+    discard(inner, "closed connector", "drop of a factory", homeless);
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use super::closing::report;
+use super::closing::{self, report};
 use super::connection::{Phase, Ready, lost};
 use super::{BUFFER_LEN, Connection, Protocol, Transport, attempts, layer, listener};
 use crate::agenda::Agenda;
@@ -130,7 +130,7 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
         if !(ready.readable || ready.error) {
             return;
         }
-        if connection.disconnecting {
+        if connection.disconnecting && !connection.layers_hold_back() {
             let mut buffer = core.streams.buffer.take().unwrap_or_else(buffer);
             discard(connection, &mut buffer, ready.drain, &mut core.agenda);
             core.streams.buffer = Some(buffer);
@@ -138,7 +138,7 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
         }
         if connection.stack().is_some() {
             drop(guard);
-            return layer::service(inner, key, ready.drain);
+            return layer::service(inner, key, ready);
         }
         if !connection.delivers() {
             return;
@@ -150,15 +150,21 @@ fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
     deliver(inner, key, &mut *protocol, &mut buffer, ready);
     inner.core.borrow_mut().streams.buffer = Some(buffer);
     put_back(inner, key, protocol);
-    if ready.error {
-        // Paused by what was delivered, it would not meet the error.
-        let core = &mut *inner.core.borrow_mut();
-        if let Some(connection) = core.streams.connections.get_mut(key)
-            && connection.paused
-            && !connection.disconnecting
-        {
+    look_after(inner, key, ready);
+}
+
+/// A connection that was paused by what was delivered meets no error by itself.
+pub(super) fn look_after(inner: &Inner, key: Key, ready: Ready) {
+    let core = &mut *inner.core.borrow_mut();
+    if let Some(connection) = core.streams.connections.get_mut(key)
+        && connection.paused
+        && !connection.disconnecting
+    {
+        if ready.error {
             connection.check_error(&mut core.agenda);
         }
+        // Nor is it read any more after a write that failed.
+        connection.read_dry(&mut core.agenda);
     }
 }
 
@@ -316,5 +322,5 @@ pub(crate) fn put_back(inner: &Inner, key: Key, protocol: Box<dyn Protocol>) {
             None => Some(protocol),
         }
     };
-    drop(homeless);
+    closing::discard(inner, "closed connection", "drop of a protocol", homeless);
 }

@@ -10,8 +10,9 @@ use crate::datagram::ProtocolBorrowed;
 
 /// Builds the protocol of each connection that a port accepts.
 ///
-/// A closure that takes a [`PeerAddr`] and returns an `Option` of a protocol is a factory. To
-/// have one factory on several ports, wrap it in a [`SharedFactory`].
+/// A closure that takes a [`PeerAddr`] and returns an `Option` of a protocol is a factory; the type
+/// of its argument has to be written, `|_: PeerAddr|`. To have one factory on several ports, wrap
+/// it in a [`SharedFactory`].
 ///
 /// ```
 /// use strand_reactor::{PeerAddr, Protocol, Reactor, Transport};
@@ -26,6 +27,11 @@ use crate::datagram::ProtocolBorrowed;
 /// assert_ne!(port.local_addr()?.port(), 0);
 /// # Ok::<(), anyhow::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no factory of protocols",
+    note = "a closure such as `|_: PeerAddr| Some(protocol)` is one; it makes the protocol of each \
+            connection"
+)]
 pub trait Factory {
     /// A connection of `peer` was accepted. `None` refuses it: it is closed at once, and nothing
     /// else is.

@@ -21,7 +21,8 @@ use crate::slots::Key;
 /// A filter between a connection and its protocol: encryption, throttling, a log of the traffic.
 ///
 /// Every method has a default, which passes on what comes. An error closes the connection with
-/// that error as its reason.
+/// that error as its reason; what the layer had [sent](Flow::send) in that call, such as an alert,
+/// still leaves, and what it had delivered in it is dropped.
 ///
 /// ```
 /// use strand_reactor::{Flow, StreamLayer};
@@ -66,6 +67,9 @@ pub trait StreamLayer {
 
     /// No more will be written above. What is kept must be sent before
     /// [`end_writing`](Flow::end_writing), now or later; the connection is not closed earlier.
+    /// Until then it is told what comes from below, even when the connection is being closed and
+    /// nothing is delivered any more: a layer may wait for an answer of its peer. How long it
+    /// does is for the layer to bound.
     fn write_ended(&mut self, flow: &mut Flow) -> anyhow::Result<()> {
         flow.end_writing();
         Ok(())
@@ -108,7 +112,7 @@ impl Flow {
         self.up_end = true;
     }
 
-    /// Nothing more will be sent.
+    /// Nothing more will be sent: what is sent after this is dropped.
     pub fn end_writing(&mut self) {
         self.down_end = true;
     }
@@ -117,7 +121,8 @@ impl Flow {
 /// What enters the stack, and at which layer.
 enum Input {
     Attached(usize),
-    Woken,
+    /// For the layers below this number: those above it are not attached.
+    Woken(usize),
     Received(usize, Vec<u8>),
     ReadEnded(usize),
     /// For the layer below this number; 0 is the socket.
@@ -157,7 +162,7 @@ pub(crate) struct Stack {
     pub(crate) eof: bool,
     end_asked: bool,
     /// The layers will send nothing more.
-    down_end: bool,
+    pub(super) down_end: bool,
 }
 
 impl Transport {
@@ -190,7 +195,7 @@ impl Transport {
     pub fn wake_layers(&self) {
         self.with(|connection, agenda| {
             if let Some(stack) = connection.stack_mut() {
-                stack.inputs.push_back(Input::Woken);
+                stack.inputs.push_back(Input::Woken(stack.height));
                 connection.note_layers(agenda);
             }
         });
@@ -261,41 +266,45 @@ struct Output {
     down_end: bool,
     /// Completions, and how many bytes of `down` come before each.
     marks: Vec<(usize, usize, Completion)>,
+    /// Completions of what was written after the end of writing.
+    unsent: Vec<Completion>,
 }
 
 /// Reads for a connection with layers, and takes what came through them.
-pub(crate) fn service(inner: &Rc<Inner>, key: Key, drain: bool) {
+pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
     let outcome = {
         let core = &mut *inner.core.borrow_mut();
         let Some(connection) = core.streams.connections.get_mut(key) else { return };
         let mut buffer = core.streams.buffer.take().unwrap_or_else(delivery::buffer);
-        let outcome = read(connection, &mut buffer, drain, &mut core.agenda);
+        let outcome = read(connection, &mut buffer, ready, &mut core.agenda);
         core.streams.buffer = Some(buffer);
         outcome
     };
     run(inner, key);
     // What came before an end has been delivered by now.
-    let core = &mut *inner.core.borrow_mut();
-    if let Some(connection) = core.streams.connections.get_mut(key) {
+    {
+        let core = &mut *inner.core.borrow_mut();
+        let Some(connection) = core.streams.connections.get_mut(key) else { return };
         match outcome {
             Ok(true) => connection.read_dry(&mut core.agenda),
             Ok(false) => {}
             Err(error) => connection.end(lost(error), &mut core.agenda),
         }
     }
+    delivery::look_after(inner, key, ready);
 }
 
 /// Tells whether there is nothing left to read.
 fn read(
     connection: &mut Connection,
     buffer: &mut [u8],
-    drain: bool,
+    ready: Ready,
     agenda: &mut Agenda,
 ) -> io::Result<bool> {
     let mut budget = BUFFER_LEN;
-    while connection.delivers() {
+    while connection.feeds_layers() {
         if budget == 0 {
-            connection.make_ready(Ready::DRAIN, agenda);
+            connection.make_ready(Ready { error: ready.error, ..Ready::DRAIN }, agenda);
             return Ok(false);
         }
         let room = budget.min(buffer.len());
@@ -310,7 +319,7 @@ fn read(
                 stack.inputs.push_back(Input::Received(0, buffer[..len].to_vec()));
                 connection.count_read(len);
                 budget -= len;
-                if len < room && !drain {
+                if len < room && !ready.drain && connection.trusts_short_reads() {
                     return Ok(false);
                 }
             }
@@ -324,18 +333,20 @@ fn read(
 /// Takes what waits through the layers, and tells the protocol what came out at the top.
 pub(crate) fn run(inner: &Rc<Inner>, key: Key) {
     let transport = Transport::new(inner, key);
-    while let Some((mut layers, mut inputs)) = take(inner, key) {
-        let mut output = Output::default();
+    // Once: what the layers themselves ask for is another notice, in the next turn.
+    if let Some((mut layers, mut inputs, down_end)) = take(inner, key) {
+        let mut output = Output { down_end, ..Output::default() };
         let outcome = guarded(|| {
             while let Some(input) = inputs.pop_front() {
                 climb(&mut layers, input, &transport, &mut output)?;
             }
             Ok(())
         });
+        let left = std::mem::take(&mut output.unsent).into_iter();
+        // With what a failing layer left over.
+        let unsent = left.chain(inputs.into_iter().filter_map(Input::into_completion));
         let homeless = put_back(inner, key, layers, output, outcome.is_err());
-        drop(homeless);
-        // What a failing layer left over.
-        let unsent = inputs.into_iter().filter_map(Input::into_completion);
+        closing::discard(inner, "closed connection", "drop of a stream layer", homeless);
         let cancelled = unsent.map(|done| Notice::Written(done, Err(WriteError::Cancelled)));
         inner.core.borrow_mut().agenda.notices.extend(cancelled);
         if let Err(failure) = outcome {
@@ -347,7 +358,7 @@ pub(crate) fn run(inner: &Rc<Inner>, key: Key) {
 
 type Layers = Vec<Box<dyn StreamLayer>>;
 
-fn take(inner: &Inner, key: Key) -> Option<(Layers, VecDeque<Input>)> {
+fn take(inner: &Inner, key: Key) -> Option<(Layers, VecDeque<Input>, bool)> {
     let core = &mut *inner.core.borrow_mut();
     let connection = core.streams.connections.get_mut(key)?;
     let open = connection.phase == Phase::Open;
@@ -359,7 +370,7 @@ fn take(inner: &Inner, key: Key) -> Option<(Layers, VecDeque<Input>)> {
     let mut layers = stack.layers.take()?;
     layers.append(&mut stack.pushed);
     stack.pending = 0;
-    Some((layers, std::mem::take(&mut stack.inputs)))
+    Some((layers, std::mem::take(&mut stack.inputs), stack.down_end))
 }
 
 /// Takes one input through the stack, with all that follows from it.
@@ -370,15 +381,23 @@ fn climb(
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let mut work = VecDeque::from([input]);
+    let mut outcome = Ok(());
     while let Some(input) = work.pop_front() {
         let mut flow = Flow::default();
-        let at = match input {
-            Input::Woken => {
-                for (at, layer) in layers.iter_mut().enumerate() {
+        let (at, told) = match input {
+            Input::Woken(height) => {
+                for (at, layer) in layers.iter_mut().enumerate().take(height) {
                     let mut flow = Flow::default();
-                    layer.woken(&mut flow)?;
-                    spread(at, flow, &mut work);
+                    let told = layer.woken(&mut flow);
+                    spread(at, flow, told, &mut work, &mut outcome);
+                    if outcome.is_err() {
+                        break;
+                    }
                 }
+                continue;
+            }
+            Input::Mark(_, completion) if output.down_end => {
+                output.unsent.push(completion);
                 continue;
             }
             Input::Mark(len, completion) => {
@@ -394,41 +413,44 @@ fn climb(
                 continue;
             }
             Input::Written(0, data) => {
-                output.down.extend(data);
+                if !output.down_end {
+                    output.down.extend(data);
+                }
                 continue;
             }
             Input::WriteEnded(0) => {
                 output.down_end = true;
                 continue;
             }
-            Input::Attached(at) => {
-                layers[at].attached(transport, &mut flow)?;
-                at
-            }
-            Input::Received(at, data) => {
-                layers[at].received(&data, &mut flow)?;
-                at
-            }
-            Input::ReadEnded(at) => {
-                layers[at].read_ended(&mut flow)?;
-                at
-            }
-            Input::Written(above, data) => {
-                layers[above - 1].written(&data, &mut flow)?;
-                above - 1
-            }
-            Input::WriteEnded(above) => {
-                layers[above - 1].write_ended(&mut flow)?;
-                above - 1
-            }
+            Input::Attached(at) => (at, layers[at].attached(transport, &mut flow)),
+            Input::Received(at, data) => (at, layers[at].received(&data, &mut flow)),
+            Input::ReadEnded(at) => (at, layers[at].read_ended(&mut flow)),
+            Input::Written(above, data) => (above - 1, layers[above - 1].written(&data, &mut flow)),
+            Input::WriteEnded(above) => (above - 1, layers[above - 1].write_ended(&mut flow)),
         };
-        spread(at, flow, &mut work);
+        spread(at, flow, told, &mut work, &mut outcome);
     }
-    Ok(())
+    outcome
 }
 
-/// What a layer passed on is the input of its neighbours.
-fn spread(at: usize, flow: Flow, work: &mut VecDeque<Input>) {
+/// What a layer passed on is the input of its neighbours; of one that failed only what it sent, and
+/// what is below it already: those layers have not failed.
+fn spread(
+    at: usize,
+    mut flow: Flow,
+    told: anyhow::Result<()>,
+    work: &mut VecDeque<Input>,
+    outcome: &mut anyhow::Result<()>,
+) {
+    if let Err(failure) = told
+        && outcome.is_ok()
+    {
+        *outcome = Err(failure);
+        work.retain(|input| matches!(input, Input::Written(above, _) if *above <= at));
+    }
+    if outcome.is_err() {
+        flow = Flow { down: flow.down, ..Flow::default() };
+    }
     if !flow.down.is_empty() {
         work.push_back(Input::Written(at, flow.down));
     }
@@ -456,13 +478,23 @@ fn put_back(
     let Some(connection) = core.streams.connections.get_mut(key) else {
         return Some((layers, output));
     };
+    let discards = connection.disconnecting;
     let Some(stack) = connection.stack_mut() else { return Some((layers, output)) };
     stack.layers = Some(layers);
-    stack.up.extend(output.up);
-    stack.up_end |= output.up_end;
     // A layer that failed cannot be asked to end.
-    stack.down_end |= output.down_end || failed;
+    let down_end = output.down_end || failed;
+    let has_ended = !std::mem::replace(&mut stack.down_end, down_end) && down_end;
+    stack.up_end |= output.up_end;
     let agenda = &mut core.agenda;
+    if !discards {
+        stack.up.extend(output.up);
+    } else {
+        connection.rare_stats().bytes_discarded += output.up.len() as u64;
+        if has_ended {
+            // From here on what arrives is discarded, and what has arrived is no news.
+            connection.make_ready(Ready::DRAIN, agenda);
+        }
+    }
     let mut from = 0;
     for (end, len, completion) in output.marks {
         connection.queue.push(&output.down[from..end], &mut agenda.streams.spares);

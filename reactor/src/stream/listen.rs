@@ -3,6 +3,7 @@
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
+use super::closing::discard;
 use super::listener::Listener;
 use super::{Factory, ListeningPort, TcpOptions};
 use crate::Handle;
@@ -131,7 +132,7 @@ pub(crate) fn start<E: From<StartError>>(
         tracing::debug!(port = %label, "open");
         return Ok(ListeningPort::new(inner, key));
     };
-    drop(homeless);
+    discard(inner, &label, "drop of a factory", homeless);
     Err(match failure {
         None => StartError::Closed,
         Some(Failure::Error(error)) => StartError::Protocol(error),

@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::closing::{later, retire};
+use super::closing::{discard, later, retire};
 use super::connection::{Connection, Origin, Phase, Who, is_shortage};
 use super::options::{Accept, AcceptBudget, Tuning};
 use super::{Factory, PeerAddr, StreamNotice, delivery};
@@ -289,7 +289,8 @@ fn build(
             }
         }
     };
-    drop((refused, homeless));
+    drop(refused);
+    discard(inner, "refused connection", "drop of a protocol", homeless);
     delivery::call(inner, stream, "connection_made", |protocol, transport| {
         protocol.connection_made(transport)
     });
@@ -301,7 +302,7 @@ fn return_factory(inner: &Inner, key: Key, factory: Box<dyn Factory>) {
         Some(listener) => listener.factory.replace(factory),
         None => Some(factory),
     };
-    drop(homeless);
+    discard(inner, "closed port", "drop of a factory", homeless);
 }
 
 /// What an error of accepting says.
@@ -417,7 +418,7 @@ pub(crate) fn close(inner: &Rc<Inner>, key: Key) {
         if let Err(failure) = outcome {
             report(inner, key, "stop_factory", failure);
         }
-        drop(factory);
+        discard(inner, &label, "drop of a factory", factory);
     }
     let calls = stopped.into_iter().map(Notice::Call);
     inner.core.borrow_mut().agenda.notices.extend(calls);

@@ -13,6 +13,8 @@ const SMALL: usize = 4 * 1024;
 pub(crate) const PIECES: usize = 64;
 /// Emptied chunks kept by a reactor.
 const SPARES: usize = 16;
+/// A list that grew longer than this is not kept: one flood would cost for good.
+const KEPT: usize = 1024;
 
 /// Memory that empty queues leave to others.
 #[derive(Default)]
@@ -146,6 +148,7 @@ impl WriteQueue {
         if let Some(mut content) =
             self.content.take_if(|content| content.bytes == 0 && content.marks.is_empty())
             && spares.contents.len() < SPARES
+            && content.chunks.capacity().max(content.marks.capacity()) <= KEPT
         {
             content.sent = 0;
             spares.contents.push(content);
@@ -242,6 +245,27 @@ mod tests {
         queue.taken(1, &mut spares);
         assert_eq!(queue.completed().map(|(_, len)| len), Some(2));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_was_long_leaves_little_memory_to_others() {
+        let (mut queue, mut spares) = (WriteQueue::default(), Spares::default());
+        for what in 0..2 {
+            for _ in 0..10_000 {
+                match what {
+                    0 => queue.push_owned(vec![0; SMALL], &mut spares),
+                    _ => queue.mark(0, Box::new(|_| Ok(())), &mut spares),
+                }
+            }
+            queue.taken(queue.bytes(), &mut spares);
+            while queue.completed().is_some() {}
+            queue.rest(&mut spares);
+            assert!(queue.content.is_none() && spares.contents.is_empty());
+        }
+        queue.push(b"short", &mut spares);
+        queue.taken(5, &mut spares);
+        queue.rest(&mut spares);
+        assert_eq!(spares.contents.len(), 1);
     }
 
     proptest! {

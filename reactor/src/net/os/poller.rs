@@ -60,7 +60,8 @@ impl Poller {
             // Not `is_write_closed`: an error alone raises that, too.
             writable: event.is_writable(),
             error: event.is_error(),
-            read_closed: event.is_read_closed(),
+            // Read on a stream, urgent data ends a read early as an end does, with more behind it.
+            read_closed: event.is_read_closed() || event.is_priority(),
         }));
         Ok(())
     }
@@ -136,6 +137,9 @@ impl Registration {
     /// Streams watch both directions for good: edges cost nothing while nobody waits for them.
     pub(super) fn register_stream(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
+        // A read stops at urgent data (tcp(7)): that it came short must not pass for the end.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let interest = interest | Interest::PRIORITY;
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), self.token, interest)
     }
 

@@ -11,7 +11,7 @@ use crate::Handle;
 use crate::inner::Stop;
 
 impl World {
-    fn find(&self, name: &str) -> Result<HostId, HostError> {
+    pub(super) fn find(&self, name: &str) -> Result<HostId, HostError> {
         let found = self.around.names.hosts.borrow().get(name).copied();
         found.ok_or_else(|| HostError::Unknown { name: name.to_owned() })
     }

@@ -30,6 +30,7 @@ mod error;
 mod faults;
 mod faulty;
 mod host;
+mod kit;
 mod links;
 mod names;
 mod network;
@@ -44,6 +45,7 @@ mod world;
 
 pub use addresses::HostAddresses;
 pub use error::HostError;
+pub use kit::{Leftover, Pair, Recorder, SentDatagram, WrittenStream, pair, stream_pair};
 pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
 pub use world::World;
 

@@ -11,6 +11,7 @@ use slab::Slab;
 
 use super::faulty::Waiting;
 use super::host::{HostId, HostState, LOOPBACK, Signal};
+use super::kit::Tapes;
 use super::links::{Fate, Links, Reason};
 use super::packet::{Body, Packet, TCP};
 use super::queue::EventQueue;
@@ -63,6 +64,7 @@ pub(crate) struct Net {
     pub(crate) rng: Rng,
     pub(crate) trace: Trace,
     pub(super) waiting: Waiting,
+    pub(super) tapes: Tapes,
     /// Hosts that are to take a turn now, in the order of becoming ready.
     pub(crate) ready: VecDeque<HostId>,
 }
@@ -96,6 +98,7 @@ impl Net {
             rng: Rng::with_seed(seed),
             trace: Trace::default(),
             waiting: Waiting::default(),
+            tapes: Tapes::default(),
             ready: VecDeque::new(),
         }
     }

@@ -120,11 +120,13 @@ impl Handle {
     where
         P: UnixDatagramProtocol + 'static,
     {
+        // The conversion is user code: with nothing borrowed, and no key foretold.
+        let socket = socket.into();
         let inner = self.upgrade().ok_or(AdoptError::Closed)?;
         vacancy(&inner)?;
         let key = inner.core.borrow().unix_ports.next_key();
         let token = key.token(Kind::UnixDatagram);
-        let socket = inner.driver.borrow_mut().adopt_unix_datagram(socket.into(), token)?;
+        let socket = inner.driver.borrow_mut().adopt_unix_datagram(socket, token)?;
         let label: Rc<str> = match socket.local_addr() {
             Ok(address) => format!("adopted unix datagrams {address}").into(),
             Err(_) => "adopted unix datagrams".into(),

@@ -64,6 +64,20 @@ impl Faulty<UdpSocket> {
     }
 }
 
+impl Faulty<UdpSocket> {
+    /// For those who record what the host sends.
+    #[inline]
+    fn record(&self, batch: &SendBatch<'_>, sent: usize) {
+        if !self.net.borrow().tapes.is_empty()
+            && let Ok(from) = self.inner.local_addr()
+        {
+            let ends = (from, self.inner.peer_addr().ok());
+            let net = &mut *self.net.borrow_mut();
+            net.tapes.datagrams((net.now, self.host), ends, batch, sent);
+        }
+    }
+}
+
 impl DatagramSocket for Faulty<UdpSocket> {
     fn family(&self) -> Family {
         self.inner.family()
@@ -105,7 +119,10 @@ impl DatagramSocket for Faulty<UdpSocket> {
     }
 
     fn send(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
-        if self.is_spared() { self.inner.send(batch) } else { self.send_under_rules(batch) }
+        let sent =
+            if self.is_spared() { self.inner.send(batch) } else { self.send_under_rules(batch) }?;
+        self.record(batch, sent);
+        Ok(sent)
     }
 
     fn next_error(&self) -> io::Result<Option<QueuedError>> {

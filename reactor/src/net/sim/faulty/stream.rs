@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use super::super::host::HostId;
+use super::super::kit::{StreamName, Tapes};
 use super::super::links::{Attempt, Call};
 use super::super::network::SharedNet;
 use super::super::packet::TCP;
@@ -71,6 +72,17 @@ impl Faulty<Rc<dyn StreamSocket>> {
     fn transfer(&self, call: Call) -> Attempt {
         self.attempt(call, self.inner.local_addr().ok(), self.inner.peer_addr().ok())
     }
+
+    /// For those who record what the host sends.
+    #[inline]
+    fn record(&self, note: impl FnOnce(&mut Tapes, &StreamName)) {
+        if !self.net.borrow().tapes.is_empty()
+            && let (Ok(from), Ok(to)) = (self.inner.local_addr(), self.inner.peer_addr())
+        {
+            let name = StreamName { token: self.token, from, to };
+            note(&mut self.net.borrow_mut().tapes, &name);
+        }
+    }
 }
 
 impl StreamSocket for Faulty<Rc<dyn StreamSocket>> {
@@ -93,18 +105,26 @@ impl StreamSocket for Faulty<Rc<dyn StreamSocket>> {
         if !self.is_spared() {
             self.check(&self.transfer(Call::Write))?;
         }
-        self.inner.write(data)
+        let written = self.inner.write(data)?;
+        self.record(|tapes, name| tapes.bytes(self.host, name, &[IoSlice::new(data)], written));
+        Ok(written)
     }
 
     fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         if !self.is_spared() {
             self.check(&self.transfer(Call::Write))?;
         }
-        self.inner.write_vectored(pieces)
+        let written = self.inner.write_vectored(pieces)?;
+        self.record(|tapes, name| tapes.bytes(self.host, name, pieces, written));
+        Ok(written)
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.inner.shutdown(how)
+        self.inner.shutdown(how)?;
+        if matches!(how, Shutdown::Write | Shutdown::Both) {
+            self.record(|tapes, name| tapes.end(self.host, name));
+        }
+        Ok(())
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
