@@ -17,6 +17,7 @@ mod chaos;
 mod check;
 mod datagrams;
 mod faults;
+mod found;
 mod ledger;
 mod options;
 mod program;

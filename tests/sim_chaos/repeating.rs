@@ -1,12 +1,13 @@
 //! The same seed is the same run.
 
+use std::io::Write;
 use std::time::Duration;
 
 use crate::chaos::{Outcome, run};
 use crate::seeds;
 
 /// Callbacks that do something, in each program.
-const BUDGET: u32 = 40;
+const BUDGET: u32 = 120;
 
 fn digest(bytes: &[u8]) -> u64 {
     let mix = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
@@ -41,4 +42,21 @@ fn every_seed_is_another_run() {
     digests.sort_unstable();
     digests.dedup();
     assert!(digests.len() > 45, "{} of 50", digests.len());
+}
+
+/// All that happens follows from the seed, and not from how the program was compiled: prints what
+/// the runs were, and compares it with what another build printed, if that is given.
+#[test]
+fn debug_and_release_are_the_same_run() {
+    let runs = (1..=200).map(|seed| run(seed, BUDGET, true, false));
+    let all: Vec<u8> = runs
+        .flat_map(|run| [digest(&run.trace), run.digest, run.happened])
+        .flat_map(u64::to_le_bytes)
+        .collect();
+    let runs = format!("{:016x}", digest(&all));
+    // Not by `println`, which the harness captures.
+    let _ = writeln!(std::io::stdout(), "runs: {runs}");
+    if let Ok(others) = std::env::var("STRAND_REPEAT_RUNS") {
+        assert_eq!(runs, others, "another build ran otherwise");
+    }
 }

@@ -309,10 +309,6 @@ fn read(
         }
         let room = budget.min(buffer.len());
         let result = connection.socket.read(&mut buffer[..room]);
-        if matches!(result, Ok(0)) && connection.has_write_error() {
-            // A write has met the reset already: this is no end in order.
-            return Ok(true);
-        }
         let Some(stack) = connection.stack_mut() else { return Ok(false) };
         match result {
             Ok(0) => {
@@ -528,6 +524,10 @@ fn deliver(inner: &Rc<Inner>, key: Key) {
             }
             let data = std::mem::take(&mut stack.up);
             connection.read_closed = data.is_empty();
+            if data.is_empty() && connection.has_write_error() {
+                // A write has met the reset already, as it is without layers: no end in order.
+                return connection.read_dry(&mut core.agenda);
+            }
             data
         };
         if data.is_empty() {
