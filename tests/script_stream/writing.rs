@@ -224,3 +224,14 @@ fn writing_is_paused_and_resumed_once_per_crossing_however_it_is_cut() {
     }
     stage.expect(&["resume"]);
 }
+
+#[test]
+fn try_write_sends_nothing_behind_what_was_lost() {
+    let _watchdog = watchdog();
+    let stage = Stage::new();
+    stage.script.answer_write(WriteStep::Fail(EIO));
+    stage.transport.write(b"lost").unwrap();
+    assert!(matches!(stage.transport.try_write(b"late"), Err(WriteError::Closed)));
+    stage.turns(2);
+    assert_eq!(stage.script.written(), b"");
+}

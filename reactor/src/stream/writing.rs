@@ -282,6 +282,10 @@ impl Connection {
             return Err(WriteError::Closed);
         }
         self.settle(agenda);
+        if !self.is_writable() {
+            // Broken by what waited: nothing may follow what was lost with it.
+            return Err(WriteError::Closed);
+        }
         if !self.queue.is_empty() || self.stack().is_some() {
             return Err(WriteError::WouldBlock);
         }
