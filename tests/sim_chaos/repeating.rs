@@ -7,7 +7,7 @@ use crate::chaos::{Outcome, run};
 use crate::seeds;
 
 /// Callbacks that do something, in each program.
-const BUDGET: u32 = 120;
+const BUDGET: u32 = 100;
 
 fn digest(bytes: &[u8]) -> u64 {
     let mix = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
