@@ -429,9 +429,7 @@ fn climb(
             Input::Attached(at) => (at, layers[at].attached(transport, &mut flow)),
             Input::Received(at, data) => (at, layers[at].received(&data, &mut flow)),
             Input::ReadEnded(at) => (at, layers[at].read_ended(&mut flow)),
-            Input::Written(above, data) => {
-                (above - 1, layers[above - 1].written(&data, &mut flow))
-            }
+            Input::Written(above, data) => (above - 1, layers[above - 1].written(&data, &mut flow)),
             Input::WriteEnded(above) => (above - 1, layers[above - 1].write_ended(&mut flow)),
         };
         spread(at, flow, told, &mut work, &mut outcome);

@@ -1,6 +1,8 @@
 //! The seam of a simulated host.
 
 use std::io;
+#[cfg(feature = "signals")]
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use crate::error::AdoptError;
 use crate::interfaces::NetworkInterface;
 use crate::net::{
     DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError, Ownership,
-    StreamSocket, StreamSpec, Wake,
+    StreamSocket, StreamSpec, UnixDatagramSocket, UnixDatagramSpec, UnixListenSpec, UnixSpec, Wake,
 };
 
 /// The driver of a reactor on a simulated host.
@@ -102,6 +104,44 @@ impl Driver for SimDriver {
         Err(AdoptError::Socket(no_descriptors()))
     }
 
+    fn listen_unix(
+        &mut self,
+        _spec: &UnixListenSpec,
+        _token: usize,
+    ) -> Result<Rc<dyn ListenSocket>, OpenError> {
+        Err(OpenError::Socket(no_unix_sockets()))
+    }
+
+    fn connect_unix(
+        &mut self,
+        _spec: &UnixSpec,
+        _token: usize,
+    ) -> Result<Rc<dyn StreamSocket>, OpenError> {
+        Err(OpenError::Socket(no_unix_sockets()))
+    }
+
+    fn open_unix_datagram(
+        &mut self,
+        _spec: &UnixDatagramSpec,
+        _token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, OpenError> {
+        Err(OpenError::Socket(no_unix_sockets()))
+    }
+
+    fn adopt_unix_datagram(
+        &mut self,
+        _fd: OwnedFd,
+        _token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, AdoptError> {
+        Err(AdoptError::Socket(no_descriptors()))
+    }
+
+    #[cfg(feature = "signals")]
+    fn watch_waker(&mut self, _fd: BorrowedFd<'_>) -> io::Result<()> {
+        let reason = "a simulated host gets no signals: call what the signal would have called";
+        Err(unsupported(reason))
+    }
+
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
         Ok(self.net.borrow().host(self.host).interfaces())
     }
@@ -110,5 +150,13 @@ impl Driver for SimDriver {
 fn no_descriptors() -> io::Error {
     let reason =
         "a simulated host has no descriptors: sockets of the system cannot join its network";
+    unsupported(reason)
+}
+
+fn no_unix_sockets() -> io::Error {
+    unsupported("a simulated host has no UNIX sockets: listen on and connect to 127.0.0.1 or ::1")
+}
+
+fn unsupported(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
