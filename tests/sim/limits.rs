@@ -1,6 +1,8 @@
 //! What a world and its hosts have not got, and where they end.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use strand_reactor::sim::{HostAddresses, HostError, Link, Rule, World};
@@ -89,6 +91,51 @@ fn a_host_has_a_name_and_no_address_twice() {
     );
     // Nothing of what was refused is left.
     world.host("a", "10.0.0.1").unwrap();
+}
+
+/// Counts what it receives.
+struct Counting(Rc<Cell<usize>>);
+
+impl Protocol for Counting {
+    fn data_received(&mut self, _: &Transport, data: &[u8]) -> anyhow::Result<()> {
+        self.0.set(self.0.get() + data.len());
+        Ok(())
+    }
+}
+
+/// Sends more than fits into one packet.
+struct Sending;
+
+impl Protocol for Sending {
+    fn connection_made(&mut self, transport: &Transport) -> anyhow::Result<()> {
+        transport.write(&[7; 2_000])?;
+        Ok(())
+    }
+
+    fn data_received(&mut self, _: &Transport, _: &[u8]) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn streams_pass_the_narrowest_link_that_there_can_be() {
+    for mtu in [68, 87, 107, 576] {
+        let world = World::new(1);
+        world.default_link(Link::new().latency(Duration::from_millis(1)).mtu(mtu));
+        let server = world.host("a", "10.0.0.1, fd00::1").unwrap();
+        let client = world.host("b", "10.0.0.2, fd00::2").unwrap();
+        for address in ["10.0.0.1:9", "[fd00::1]:9"] {
+            let received = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&received);
+            let build = move |_: PeerAddr| Some(Counting(Rc::clone(&counted)));
+            let port = server.listen_tcp(address, build).unwrap();
+            let peer: SocketAddr = address.parse().unwrap();
+            client.connect_tcp(peer, |_: PeerAddr| Some(Sending)).unwrap();
+            world.run_for(60 * SECOND).unwrap();
+            assert_eq!(received.get(), 2_000, "to {address} with an MTU of {mtu}");
+            port.stop_listening();
+        }
+    }
 }
 
 /// What a host may send to 10.0.0.1 in one piece.
