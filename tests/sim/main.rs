@@ -6,6 +6,7 @@ mod support;
 mod against_the_kernel;
 mod crashing;
 mod groups;
+mod limits;
 mod memory;
 mod names_and_jobs;
 mod repeating;

@@ -48,6 +48,9 @@ impl HostAddresses {
                 None => usual_prefix(ip),
             };
             check(ip).map_err(refused)?;
+            if self.list.iter().any(|(other, _)| *other == ip) {
+                return Err(refused("it is among them already"));
+            }
             self.list.push((ip, prefix));
         }
         Ok(())

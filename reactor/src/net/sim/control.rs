@@ -58,6 +58,7 @@ impl World {
             host.up = false;
             host.incarnation += 1;
             host.pending = Vec::new();
+            host.forget_mtus();
             let sockets = host.udp.clear();
             tcp::crash(net, id);
             sockets
@@ -84,7 +85,9 @@ impl World {
         let id = self.find(name)?;
         self.net.borrow_mut().host_mut(id).up = true;
         let (slot, handle) = self.boot(id);
-        self.slots.borrow_mut()[id.0 as usize] = slot;
+        let before = std::mem::replace(&mut self.slots.borrow_mut()[id.0 as usize], slot);
+        // With nothing borrowed: what the crash dropped may have restarted the host itself.
+        drop(before);
         Ok(handle)
     }
 

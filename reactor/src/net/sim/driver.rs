@@ -1,6 +1,8 @@
 //! The seam of a simulated host.
 
 use std::io;
+#[cfg(feature = "signals")]
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -126,6 +128,20 @@ impl Driver for SimDriver {
         Err(OpenError::Socket(no_unix_sockets()))
     }
 
+    fn adopt_unix_datagram(
+        &mut self,
+        _fd: OwnedFd,
+        _token: usize,
+    ) -> Result<Rc<dyn UnixDatagramSocket>, AdoptError> {
+        Err(AdoptError::Socket(no_descriptors()))
+    }
+
+    #[cfg(feature = "signals")]
+    fn watch_waker(&mut self, _fd: BorrowedFd<'_>) -> io::Result<()> {
+        let reason = "a simulated host gets no signals: call what the signal would have called";
+        Err(unsupported(reason))
+    }
+
     fn interfaces(&self) -> io::Result<Vec<NetworkInterface>> {
         Ok(self.net.borrow().host(self.host).interfaces())
     }
@@ -134,11 +150,13 @@ impl Driver for SimDriver {
 fn no_descriptors() -> io::Error {
     let reason =
         "a simulated host has no descriptors: sockets of the system cannot join its network";
-    io::Error::new(io::ErrorKind::Unsupported, reason)
+    unsupported(reason)
 }
 
 fn no_unix_sockets() -> io::Error {
-    let reason =
-        "a simulated host has no UNIX sockets: use TCP or UDP, to 127.0.0.1 within the host";
+    unsupported("a simulated host has no UNIX sockets: listen on and connect to 127.0.0.1 or ::1")
+}
+
+fn unsupported(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }

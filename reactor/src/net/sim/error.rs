@@ -16,6 +16,13 @@ pub enum HostError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// This is no name of a host.
+    Name {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// There is a host of this name.
     NameTaken {
         /// The name.
@@ -45,6 +52,9 @@ impl fmt::Display for HostError {
         match self {
             Self::Address { given, reason } => {
                 write!(f, "'{given}' cannot be an address of a host: {reason}")
+            }
+            Self::Name { given, reason } => {
+                write!(f, "'{given}' cannot be the name of a host: {reason}")
             }
             Self::NameTaken { name } => {
                 write!(f, "there is a host '{name}': choose another name, or restart that host")

@@ -81,10 +81,11 @@ impl World {
         to: impl Into<Hosts>,
         link: Link,
     ) -> Result<(), HostError> {
+        let (from, to): (Hosts, Hosts) = (from.into(), to.into());
         let names = self.around.names.hosts.borrow();
         let Net { links, addresses, .. } = &mut *self.net.borrow_mut();
         let known = |host: &Host| find(host, &names, addresses);
-        let (from, to) = (from.into().resolve(&known)?, to.into().resolve(&known)?);
+        let (from, to) = (from.resolve(&known)?, to.resolve(&known)?);
         for &from in &from {
             for &to in &to {
                 links.set(from, to, link.clone());

@@ -1,6 +1,7 @@
 //! A host: its addresses and interfaces, its sockets, and what they have to tell its reactor.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
@@ -36,7 +37,18 @@ pub(crate) struct HostState {
     pub(crate) udp: udp::Table,
     pub(crate) tcp: tcp::Table,
     /// Destinations whose paths were found to be narrower than the interface.
-    mtus: Vec<(IpAddr, u32)>,
+    mtus: BTreeMap<IpAddr, PathMtu>,
+}
+
+/// How long a host believes in a narrow path before it tries a wider one again
+/// (`net.ipv4.route.mtu_expires`: ten minutes).
+const MTU_EXPIRES_NS: u64 = 600_000_000_000;
+
+/// What was found out about a path.
+struct PathMtu {
+    mtu: u32,
+    /// When it is forgotten.
+    until: u64,
 }
 
 /// An address of a host.
@@ -60,7 +72,7 @@ impl HostState {
             wake_at: u64::MAX,
             udp: udp::Table::default(),
             tcp: tcp::Table::default(),
-            mtus: Vec::new(),
+            mtus: BTreeMap::new(),
         }
     }
 
@@ -178,16 +190,20 @@ impl HostState {
         list
     }
 
-    /// What is known of the path to `ip`.
-    pub(crate) fn mtu(&self, ip: IpAddr) -> Option<u32> {
-        self.mtus.iter().find(|(to, _)| *to == ip).map(|(_, mtu)| *mtu)
+    /// What is known now of the path to `ip`.
+    pub(crate) fn mtu(&self, now: u64, ip: IpAddr) -> Option<u32> {
+        self.mtus.get(&ip).filter(|path| now < path.until).map(|path| path.mtu)
     }
 
-    pub(crate) fn learn_mtu(&mut self, ip: IpAddr, mtu: u32) {
-        match self.mtus.iter_mut().find(|(to, _)| *to == ip) {
-            Some((_, known)) => *known = mtu.min(*known),
-            None => self.mtus.push((ip, mtu)),
-        }
+    pub(crate) fn learn_mtu(&mut self, now: u64, ip: IpAddr, mtu: u32) {
+        let mtu = self.mtu(now, ip).map_or(mtu, |known| known.min(mtu));
+        let until = now.saturating_add(MTU_EXPIRES_NS);
+        self.mtus.insert(ip, PathMtu { mtu, until });
+    }
+
+    /// As after a restart: nothing is known of any path.
+    pub(crate) fn forget_mtus(&mut self) {
+        self.mtus.clear();
     }
 
     /// Notes an event of a socket for the next poll of its reactor; false if one is noted

@@ -258,11 +258,12 @@ impl Net {
         if self.host(from).has(ip) {
             return LOOPBACK_MTU;
         }
-        self.host(from).mtu(ip).unwrap_or(MTU)
+        self.host(from).mtu(self.now, ip).unwrap_or(MTU)
     }
 
     pub(crate) fn learn_mtu(&mut self, host: HostId, ip: IpAddr, mtu: u32) {
-        self.host_mut(host).learn_mtu(ip, mtu);
+        let now = self.now;
+        self.host_mut(host).learn_mtu(now, ip, mtu);
     }
 
     /// Moves the clock to the next happening, if that is no later than `until`, and has

@@ -78,6 +78,10 @@ pub(super) struct Slot {
 const TURNS_AT_ONCE: u32 = 1_000;
 const TURN_NS: u64 = 1_000;
 
+/// Where time ends, 292 years after it began: what is set from there on, as the timers of a
+/// connection are, still has a date.
+const END_NS: u64 = u64::MAX / 2;
+
 impl World {
     /// A world without hosts. All that is left to chance in it follows from the seed.
     pub fn new(seed: u64) -> Self {
@@ -106,6 +110,10 @@ impl World {
         A::Error: Into<HostError>,
     {
         let addresses: HostAddresses = addresses.try_into().map_err(Into::into)?;
+        if name.is_empty() {
+            let reason = "it is empty, and nobody could find it by that";
+            return Err(HostError::Name { given: String::new(), reason });
+        }
         if self.around.names.hosts.borrow().contains_key(name) {
             return Err(HostError::NameTaken { name: name.to_owned() });
         }
@@ -159,14 +167,14 @@ impl World {
         Duration::from_nanos(self.net.borrow().now)
     }
 
-    /// Lets this much virtual time pass.
+    /// Lets this much virtual time pass; no more than is left of the 292 years that a world has.
     ///
     /// # Errors
     /// [`RunError::AlreadyRunning`] from inside a callback of one of its hosts.
     pub fn run_for(&self, duration: Duration) -> Result<(), RunError> {
         let _running = self.begin()?;
         let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let until = self.net.borrow().now.saturating_add(length);
+        let until = self.net.borrow().now.saturating_add(length).min(END_NS);
         while self.next(until)? {}
         let net = &mut *self.net.borrow_mut();
         net.now = until;
@@ -200,7 +208,7 @@ impl World {
             if condition() {
                 return Ok(true);
             }
-            if !self.next(u64::MAX)? {
+            if !self.next(END_NS)? {
                 return Ok(false);
             }
         }
@@ -225,7 +233,7 @@ impl World {
     /// As [`run_for`](Self::run_for).
     pub fn step(&self) -> Result<bool, RunError> {
         let _running = self.begin()?;
-        self.next(u64::MAX)
+        self.next(END_NS)
     }
 
     fn begin(&self) -> Result<Running<'_>, RunError> {

@@ -1,6 +1,7 @@
 //! A record of what the programs of a host send.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -166,7 +167,7 @@ impl World {
     pub fn record(&self, host: &str) -> Result<Recorder, HostError> {
         let id = self.find(host)?;
         let tape = Rc::default();
-        self.net.borrow_mut().tapes.running.push((id, Rc::downgrade(&tape)));
+        self.net.borrow_mut().tapes.running.entry(id).or_default().push(Rc::downgrade(&tape));
         Ok(Recorder { tape })
     }
 }
@@ -174,7 +175,8 @@ impl World {
 /// The records that are being made in a world.
 #[derive(Default)]
 pub(in super::super) struct Tapes {
-    running: Vec<(HostId, Weak<RefCell<Tape>>)>,
+    /// By host: what one sends is the business of its own alone.
+    running: BTreeMap<HostId, Vec<Weak<RefCell<Tape>>>>,
 }
 
 impl Tapes {
@@ -184,15 +186,17 @@ impl Tapes {
     }
 
     fn each(&mut self, host: HostId, mut note: impl FnMut(&mut Tape)) {
-        self.running.retain(|(of, tape)| match tape.upgrade() {
+        let Some(tapes) = self.running.get_mut(&host) else { return };
+        tapes.retain(|tape| match tape.upgrade() {
             Some(tape) => {
-                if *of == host {
-                    note(&mut tape.borrow_mut());
-                }
+                note(&mut tape.borrow_mut());
                 true
             }
             None => false,
         });
+        if tapes.is_empty() {
+            self.running.remove(&host);
+        }
     }
 
     /// The first datagrams of a batch were sent.

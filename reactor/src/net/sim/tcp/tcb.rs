@@ -10,8 +10,11 @@ use super::seq;
 use crate::net::sim::packet::Segment;
 use crate::stream::KeepAlive;
 
-/// Smallest segment size that a path may ask for (Linux: `net.ipv4.tcp_min_snd_mss`).
+/// Smallest segment size that a peer may ask for (Linux: `net.ipv4.tcp_min_snd_mss`).
 const LEAST_MSS: u32 = 48;
+/// Smallest one that a path may: what fits with the headers of IPv6 into the narrowest link. A
+/// system would rather have routers cut its segments; here they do not, and all must arrive.
+const LEAST_PATH_MSS: u32 = 8;
 /// Linux: how long a closed socket waits for the end of the other side (`tcp_fin_timeout`).
 pub(super) const FIN_TIMEOUT: u64 = 60_000_000_000;
 
@@ -461,7 +464,7 @@ impl Tcb {
 
     /// The path takes no longer segments than this: what was lost for it leaves again, shorter.
     pub(crate) fn path_mss(&mut self, mss: u32) {
-        let mss = mss.max(LEAST_MSS);
+        let mss = mss.max(LEAST_PATH_MSS);
         if mss < self.mss {
             self.mss = mss;
             self.timed = None;
