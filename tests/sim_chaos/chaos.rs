@@ -125,7 +125,7 @@ const BUDGET: u32 = 250;
 
 #[test]
 fn chaos_breaks_nothing() {
-    seeds::each("STRAND_CHAOS_SEEDS", "chaos", 1..1_001, Duration::from_secs(60), |seed, alone| {
+    seeds::each("STRAND_CHAOS_SEEDS", "chaos", 1..10_001, Duration::ZERO, |seed, alone| {
         run(seed, BUDGET, false, alone).violations
     });
 }
