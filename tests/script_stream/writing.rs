@@ -1,7 +1,7 @@
 //! What writes may take, and fail with.
 
 use strand_reactor::testing::{StreamEvent, WriteStep};
-use strand_reactor::{ConnectionState, WriteError};
+use strand_reactor::{ConnectionState, Flow, StreamLayer, WriteError};
 
 use crate::support::errno::*;
 use crate::support::{Stage, turn_until};
@@ -232,6 +232,33 @@ fn try_write_sends_nothing_behind_what_was_lost() {
     stage.script.answer_write(WriteStep::Fail(EIO));
     stage.transport.write(b"lost").unwrap();
     assert!(matches!(stage.transport.try_write(b"late"), Err(WriteError::Closed)));
+    stage.turns(2);
+    assert_eq!(stage.script.written(), b"");
+}
+
+/// Hands everything on as it is.
+struct Through;
+
+impl StreamLayer for Through {
+    fn received(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.deliver(data);
+        Ok(())
+    }
+
+    fn written(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
+        flow.send(data);
+        Ok(())
+    }
+}
+
+#[test]
+fn layers_send_nothing_behind_what_was_lost() {
+    let _watchdog = watchdog();
+    let stage = Stage::new();
+    stage.script.answer_write(WriteStep::Fail(EIO));
+    stage.transport.write(b"lost").unwrap();
+    stage.transport.push_layer(Through).unwrap();
+    stage.transport.write(b"late").unwrap();
     stage.turns(2);
     assert_eq!(stage.script.written(), b"");
 }

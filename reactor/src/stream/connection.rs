@@ -255,7 +255,13 @@ impl Connection {
         if self.phase != Phase::Open {
             return;
         }
-        if !self.blocked && !self.queue.is_empty() {
+        if self.has_write_error() {
+            // What layers still hand down must not follow what was lost.
+            for completion in self.queue.clear(&mut agenda.streams.spares) {
+                let cancelled = Err(WriteError::Cancelled);
+                agenda.notices.push_back(Notice::Written(completion, cancelled));
+            }
+        } else if !self.blocked && !self.queue.is_empty() {
             self.send(&[], agenda);
         }
         self.check_watermarks(agenda);
