@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use super::closing::{self, report};
+use super::closing::report;
 use super::connection::{Phase, Ready, lost};
 use super::{BUFFER_LEN, Connection, Protocol, Transport, attempts, layer, listener};
 use crate::agenda::Agenda;
@@ -322,5 +322,5 @@ pub(crate) fn put_back(inner: &Inner, key: Key, protocol: Box<dyn Protocol>) {
             None => Some(protocol),
         }
     };
-    closing::discard(inner, "closed connection", "drop of a protocol", homeless);
+    inner.discard("closed connection", "drop of a protocol", homeless);
 }
