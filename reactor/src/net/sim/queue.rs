@@ -1,97 +1,155 @@
 //! The event queue: what happens next in a world, in the order of time, and among events of one
 //! instant in the order in which they were scheduled.
+//!
+//! A radix heap (Ahuja, Mehlhorn, Orlin and Tarjan, "Faster algorithms for the shortest path
+//! problem", 1990). Time does not run backwards: whatever waits comes after the instant that is
+//! being served. So an event is put by the highest digit in which its time differs from that
+//! instant: the place of the digit names a level, its value a slot. When the instant is over, the
+//! earliest slot of the lowest level that has any holds the next event; its events are put again,
+//! by their distance from that one. An event only ever moves to lower levels, whatever the number
+//! of those that wait, and memory is read and written in runs; events of one time are always in
+//! one slot, in the order in which they were scheduled.
 
-/// One entry: small, since a heap moves its entries about. What an event needs beyond lies
-/// elsewhere, under `index`.
+mod pool;
+
+use pool::{List, Pool};
+
+const DIGIT_BITS: u32 = 8;
+const SLOTS: usize = 1 << DIGIT_BITS;
+const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
+
+/// An event and its time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry<E> {
     pub(crate) at: u64,
-    /// Order of scheduling; decides among equals.
-    sequence: u64,
     pub(crate) event: E,
 }
 
-impl<E> Entry<E> {
-    #[inline]
-    fn is_before(&self, other: &Self) -> bool {
-        (self.at, self.sequence) < (other.at, other.sequence)
-    }
-}
-
-/// A heap whose nodes have four children: half as deep as with two, and the children of a node
-/// lie side by side.
 pub(crate) struct EventQueue<E> {
-    heap: Vec<Entry<E>>,
-    next_sequence: u64,
+    /// The instant that is being served.
+    instant: u64,
+    /// Its events.
+    due: List,
+    /// Later events.
+    levels: [Level; LEVELS],
+    /// A bit for each level that has any.
+    occupied: u8,
+    pool: Pool<Entry<E>>,
 }
 
-const ARITY: usize = 4;
+/// Events whose times differ from the instant in this digit, and in none above.
+struct Level {
+    /// A bit for each slot that has any.
+    occupied: [u64; SLOTS / 64],
+    /// None before the first is needed.
+    slots: Vec<Slot>,
+}
+
+/// Events that have this digit in common, and all above.
+#[derive(Clone, Copy)]
+struct Slot {
+    least: u64,
+    most: u64,
+    list: List,
+}
+
+impl Slot {
+    const EMPTY: Self = Self { least: u64::MAX, most: 0, list: List::EMPTY };
+}
 
 impl<E: Copy> EventQueue<E> {
     pub(crate) fn new() -> Self {
-        Self { heap: Vec::new(), next_sequence: 0 }
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.heap.len()
+        Self {
+            instant: 0,
+            due: List::EMPTY,
+            levels: [const { Level { occupied: [0; SLOTS / 64], slots: Vec::new() } }; LEVELS],
+            occupied: 0,
+            pool: Pool::new(),
+        }
     }
 
     /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry<E>> {
-        self.heap.iter()
+        let later = self.levels.iter().flat_map(|level| &level.slots).map(|slot| slot.list);
+        std::iter::once(self.due).chain(later).flat_map(|list| self.pool.iter(list))
     }
 
+    /// What is for the past happens as soon as what was scheduled for now has happened.
+    #[inline]
     pub(crate) fn push(&mut self, at: u64, event: E) {
-        let entry = Entry { at, sequence: self.next_sequence, event };
-        self.next_sequence += 1;
-        let mut hole = self.heap.len();
-        self.heap.push(entry);
-        while hole > 0 {
-            let parent = (hole - 1) / ARITY;
-            if !entry.is_before(&self.heap[parent]) {
-                break;
-            }
-            self.heap[hole] = self.heap[parent];
-            hole = parent;
+        self.put(Entry { at: at.max(self.instant), event });
+    }
+
+    #[inline]
+    fn put(&mut self, entry: Entry<E>) {
+        let differ = entry.at ^ self.instant;
+        if differ == 0 {
+            return self.pool.push(&mut self.due, entry);
         }
-        self.heap[hole] = entry;
+        let number = differ.ilog2() / DIGIT_BITS;
+        let digit = (entry.at >> (number * DIGIT_BITS)) as usize % SLOTS;
+        let level = &mut self.levels[number as usize];
+        if level.slots.is_empty() {
+            level.slots.resize(SLOTS, Slot::EMPTY);
+        }
+        self.occupied |= 1 << number;
+        level.occupied[digit / 64] |= 1 << (digit % 64);
+        let slot = &mut level.slots[digit];
+        slot.least = slot.least.min(entry.at);
+        slot.most = slot.most.max(entry.at);
+        self.pool.push(&mut slot.list, entry);
+    }
+
+    /// The slot of the next event, when nothing is due: its level and its digit.
+    #[inline]
+    fn earliest(&self) -> Option<(usize, usize)> {
+        if self.occupied == 0 {
+            return None;
+        }
+        let number = self.occupied.trailing_zeros() as usize;
+        let level = &self.levels[number];
+        let word = level.occupied.iter().position(|word| *word != 0)?;
+        Some((number, word * 64 + level.occupied[word].trailing_zeros() as usize))
     }
 
     /// When the earliest event happens.
     #[inline]
     pub(crate) fn next_at(&self) -> Option<u64> {
-        self.heap.first().map(|entry| entry.at)
+        if !self.due.is_empty() {
+            return Some(self.instant);
+        }
+        self.earliest().map(|(level, digit)| self.levels[level].slots[digit].least)
     }
 
     /// Takes the earliest event, if it happens no later than `until`.
+    #[inline]
     pub(crate) fn pop_until(&mut self, until: u64) -> Option<Entry<E>> {
         if self.next_at()? > until {
             return None;
         }
-        let last = self.heap.pop()?;
-        let Some(&first) = self.heap.first() else { return Some(last) };
-        let len = self.heap.len();
-        let mut hole = 0;
-        loop {
-            let children = hole * ARITY + 1;
-            if children >= len {
-                break;
-            }
-            let mut least = children;
-            for child in children + 1..(children + ARITY).min(len) {
-                if self.heap[child].is_before(&self.heap[least]) {
-                    least = child;
-                }
-            }
-            if !self.heap[least].is_before(&last) {
-                break;
-            }
-            self.heap[hole] = self.heap[least];
-            hole = least;
+        if self.due.is_empty() {
+            self.begin_next();
         }
-        self.heap[hole] = last;
-        Some(first)
+        self.pool.pop(&mut self.due)
+    }
+
+    /// Comes to the instant of the next event, when nothing is due.
+    fn begin_next(&mut self) {
+        let Some((number, digit)) = self.earliest() else { return };
+        let level = &mut self.levels[number];
+        let mut slot = std::mem::replace(&mut level.slots[digit], Slot::EMPTY);
+        level.occupied[digit / 64] &= !(1 << (digit % 64));
+        if level.occupied == [0; SLOTS / 64] {
+            self.occupied &= !(1 << number);
+        }
+        self.instant = slot.least;
+        if slot.least == slot.most {
+            self.due = slot.list;
+            return;
+        }
+        while let Some(entry) = self.pool.pop(&mut slot.list) {
+            self.put(entry);
+        }
     }
 }
 
@@ -101,30 +159,82 @@ mod tests {
 
     use super::*;
 
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// An event so much after the latest that was taken.
+        In(u64),
+        At(u64),
+        /// Takes what happens in this time, but no more than so many events.
+        Take(u64, usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        let near = prop_oneof![Just(0_u64), 0_u64..4, Just(1_000_000), 0_u64..3_000_000_000];
+        let far = prop_oneof![any::<u64>(), u64::MAX - 3..=u64::MAX, 0_u64..20];
+        // Distances of every magnitude.
+        let some = (0..64_u32, any::<u64>()).prop_map(|(bits, any)| any >> bits);
+        prop_oneof![
+            4 => near.prop_map(Step::In),
+            2 => some.clone().prop_map(Step::In),
+            1 => far.prop_map(Step::At),
+            4 => (some, 0..8_usize).prop_map(|(time, count)| Step::Take(time, count)),
+        ]
+    }
+
     proptest! {
         #[test]
         fn events_come_in_order_of_time_and_then_of_scheduling(
-            steps in prop::collection::vec(prop::option::of(0_u64..20), 0..300),
+            steps in prop::collection::vec(steps(), 0..400),
         ) {
             let mut queue = EventQueue::new();
-            let mut model: Vec<(u64, usize)> = Vec::new();
+            let (mut model, mut now) = (std::collections::BTreeMap::new(), 0_u64);
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
-                    Some(at) => {
+                    Step::In(time) => {
+                        let at = now.saturating_add(time);
                         queue.push(at, number);
-                        model.push((at, number));
+                        model.insert((at, number), ());
                     }
-                    None => {
-                        model.sort_unstable();
-                        let due = model.first().is_some_and(|(at, _)| *at <= 15);
-                        let expected = due.then(|| model.remove(0));
-                        let got = queue.pop_until(15).map(|entry| (entry.at, entry.event));
-                        prop_assert_eq!(got, expected);
+                    Step::At(at) => {
+                        queue.push(at, number);
+                        model.insert((at.max(now), number), ());
+                    }
+                    Step::Take(time, count) => {
+                        let until = now.saturating_add(time);
+                        for _ in 0..count {
+                            let first = model.first_entry().filter(|e| e.key().0 <= until);
+                            let expected = first.map(|e| e.remove_entry().0);
+                            let got = queue.pop_until(until).map(|entry| (entry.at, entry.event));
+                            prop_assert_eq!(got, expected);
+                            now = got.map_or(now, |(at, _)| at);
+                        }
                     }
                 }
-                prop_assert_eq!(queue.len(), model.len());
-                prop_assert_eq!(queue.next_at(), model.iter().map(|(at, _)| *at).min());
+                prop_assert_eq!(queue.next_at(), model.keys().next().map(|(at, _)| *at));
+            }
+            let mut waiting: Vec<_> = queue.iter().map(|entry| (entry.at, entry.event)).collect();
+            waiting.sort_unstable();
+            prop_assert!(waiting.iter().eq(model.keys()));
+        }
+    }
+
+    #[test]
+    fn many_events_of_one_instant_come_in_the_order_of_scheduling() {
+        let mut queue = EventQueue::new();
+        for number in 0..1_000 {
+            queue.push(1_000_000 + number % 3, number);
+        }
+        let mut taken = Vec::new();
+        while let Some(entry) = queue.pop_until(u64::MAX) {
+            taken.push((entry.at, entry.event));
+            if entry.event < 1_000 {
+                // Behind all that were there before.
+                queue.push(entry.at, entry.event + 1_000);
             }
         }
+        let mut expected = taken.clone();
+        expected.sort_by_key(|(at, number)| (*at, *number));
+        assert_eq!(taken.len(), 2_000);
+        assert_eq!(taken, expected);
     }
 }
