@@ -143,6 +143,7 @@ impl Net {
 
     /// Has the host take a turn at `at`, or before.
     pub(crate) fn wake_at(&mut self, id: HostId, at: u64) {
+        let at = at.max(self.now);
         let host = &mut self.hosts[id.0 as usize];
         if at < host.wake_at {
             host.wake_at = at;
