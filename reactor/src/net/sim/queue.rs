@@ -5,18 +5,23 @@
 //! problem", 1990). Time does not run backwards: whatever waits comes after the instant that is
 //! being served. So an event is put by the highest digit in which its time differs from that
 //! instant: the place of the digit names a level, its value a slot. When the instant is over, the
-//! earliest slot of the lowest level that has any holds the next event; its events are put again,
-//! by their distance from that one. An event only ever moves to lower levels, whatever the number
-//! of those that wait, and memory is read and written in runs; events of one time are always in
-//! one slot, in the order in which they were scheduled.
+//! first slot of the lowest level that has any holds the next event, and its events are put again,
+//! by their distance from that one. An event only ever moves to lower levels, however many others
+//! wait, and memory is read and written in runs. Events of one time are always in one slot, in the
+//! order in which they were scheduled.
 
 mod pool;
 
 use pool::{List, Pool};
 
-const DIGIT_BITS: u32 = 8;
+/// A level of 64 slots has one word that tells which of them hold something.
+const DIGIT_BITS: u32 = 6;
 const SLOTS: usize = 1 << DIGIT_BITS;
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
+
+/// What the events of a slot need is fetched from memory together if there are no more than this:
+/// it is to stay in a cache of the second level until they come.
+const FETCHED: u32 = 512;
 
 /// An event and its time.
 #[derive(Clone, Copy, Debug)]
@@ -30,31 +35,27 @@ pub(crate) struct EventQueue<E> {
     instant: u64,
     /// Its events.
     due: List,
-    /// Later events.
-    levels: [Level; LEVELS],
-    /// A bit for each level that has any.
-    occupied: u8,
+    /// Later events: level by level.
+    slots: Vec<Slot>,
+    /// For each level a bit for each slot that holds something.
+    occupied: [u64; LEVELS],
+    /// A bit for each level of which a slot does.
+    levels: u16,
     pool: Pool<Entry<E>>,
 }
 
-/// Events whose times differ from the instant in this digit, and in none above.
-struct Level {
-    /// A bit for each slot that has any.
-    occupied: [u64; SLOTS / 64],
-    /// None before the first is needed.
-    slots: Vec<Slot>,
-}
-
-/// Events that have this digit in common, and all above.
+/// Events whose times differ from the instant in one digit, which they have in common, and in none
+/// above.
 #[derive(Clone, Copy)]
 struct Slot {
     least: u64,
     most: u64,
     list: List,
+    count: u32,
 }
 
 impl Slot {
-    const EMPTY: Self = Self { least: u64::MAX, most: 0, list: List::EMPTY };
+    const EMPTY: Self = Self { least: u64::MAX, most: 0, list: List::EMPTY, count: 0 };
 }
 
 impl<E: Copy> EventQueue<E> {
@@ -62,15 +63,16 @@ impl<E: Copy> EventQueue<E> {
         Self {
             instant: 0,
             due: List::EMPTY,
-            levels: [const { Level { occupied: [0; SLOTS / 64], slots: Vec::new() } }; LEVELS],
-            occupied: 0,
+            slots: vec![Slot::EMPTY; LEVELS * SLOTS],
+            occupied: [0; LEVELS],
+            levels: 0,
             pool: Pool::new(),
         }
     }
 
     /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry<E>> {
-        let later = self.levels.iter().flat_map(|level| &level.slots).map(|slot| slot.list);
+        let later = self.slots.iter().map(|slot| slot.list);
         std::iter::once(self.due).chain(later).flat_map(|list| self.pool.iter(list))
     }
 
@@ -86,30 +88,22 @@ impl<E: Copy> EventQueue<E> {
         if differ == 0 {
             return self.pool.push(&mut self.due, entry);
         }
-        let number = differ.ilog2() / DIGIT_BITS;
-        let digit = (entry.at >> (number * DIGIT_BITS)) as usize % SLOTS;
-        let level = &mut self.levels[number as usize];
-        if level.slots.is_empty() {
-            level.slots.resize(SLOTS, Slot::EMPTY);
-        }
-        self.occupied |= 1 << number;
-        level.occupied[digit / 64] |= 1 << (digit % 64);
-        let slot = &mut level.slots[digit];
+        let level = differ.ilog2() / DIGIT_BITS;
+        let digit = (entry.at >> (level * DIGIT_BITS)) as usize % SLOTS;
+        self.levels |= 1 << level;
+        self.occupied[level as usize] |= 1 << digit;
+        let slot = &mut self.slots[level as usize * SLOTS + digit];
         slot.least = slot.least.min(entry.at);
         slot.most = slot.most.max(entry.at);
+        slot.count += 1;
         self.pool.push(&mut slot.list, entry);
     }
 
-    /// The slot of the next event, when nothing is due: its level and its digit.
+    /// The level and the digit of the slot of the next event; something waits, and nothing is due.
     #[inline]
-    fn earliest(&self) -> Option<(usize, usize)> {
-        if self.occupied == 0 {
-            return None;
-        }
-        let number = self.occupied.trailing_zeros() as usize;
-        let level = &self.levels[number];
-        let word = level.occupied.iter().position(|word| *word != 0)?;
-        Some((number, word * 64 + level.occupied[word].trailing_zeros() as usize))
+    fn first(&self) -> (usize, usize) {
+        let level = self.levels.trailing_zeros() as usize;
+        (level, self.occupied[level].trailing_zeros() as usize)
     }
 
     /// When the earliest event happens.
@@ -118,34 +112,42 @@ impl<E: Copy> EventQueue<E> {
         if !self.due.is_empty() {
             return Some(self.instant);
         }
-        self.earliest().map(|(level, digit)| self.levels[level].slots[digit].least)
+        if self.levels == 0 {
+            return None;
+        }
+        let (level, digit) = self.first();
+        Some(self.slots[level * SLOTS + digit].least)
     }
 
-    /// Takes the earliest event, if it happens no later than `until`.
+    /// Takes the earliest event, if it happens no later than `until`. Of events that come soon,
+    /// many at once, `fetch` is told before: it may have the processor fetch what they need.
     #[inline]
-    pub(crate) fn pop_until(&mut self, until: u64) -> Option<Entry<E>> {
+    pub(crate) fn pop_until(&mut self, until: u64, fetch: impl FnMut(&E)) -> Option<Entry<E>> {
         if self.next_at()? > until {
             return None;
         }
         if self.due.is_empty() {
-            self.begin_next();
+            self.begin_next(fetch);
         }
         self.pool.pop(&mut self.due)
     }
 
-    /// Comes to the instant of the next event, when nothing is due.
-    fn begin_next(&mut self) {
-        let Some((number, digit)) = self.earliest() else { return };
-        let level = &mut self.levels[number];
-        let mut slot = std::mem::replace(&mut level.slots[digit], Slot::EMPTY);
-        level.occupied[digit / 64] &= !(1 << (digit % 64));
-        if level.occupied == [0; SLOTS / 64] {
-            self.occupied &= !(1 << number);
+    /// Comes to the instant of the next event; something waits, and nothing is due.
+    fn begin_next(&mut self, mut fetch: impl FnMut(&E)) {
+        let (level, digit) = self.first();
+        let place = level * SLOTS + digit;
+        let mut slot = std::mem::replace(&mut self.slots[place], Slot::EMPTY);
+        self.occupied[level] &= !(1 << digit);
+        if self.occupied[level] == 0 {
+            self.levels &= !(1 << level);
         }
         self.instant = slot.least;
         if slot.least == slot.most {
             self.due = slot.list;
             return;
+        }
+        if slot.count <= FETCHED {
+            self.pool.iter(slot.list).for_each(|entry| fetch(&entry.event));
         }
         while let Some(entry) = self.pool.pop(&mut slot.list) {
             self.put(entry);
@@ -204,7 +206,7 @@ mod tests {
                         for _ in 0..count {
                             let first = model.first_entry().filter(|e| e.key().0 <= until);
                             let expected = first.map(|e| e.remove_entry().0);
-                            let got = queue.pop_until(until).map(|entry| (entry.at, entry.event));
+                            let got = queue.pop_until(until, |_| {}).map(|entry| (entry.at, entry.event));
                             prop_assert_eq!(got, expected);
                             now = got.map_or(now, |(at, _)| at);
                         }
@@ -225,7 +227,7 @@ mod tests {
             queue.push(1_000_000 + number % 3, number);
         }
         let mut taken = Vec::new();
-        while let Some(entry) = queue.pop_until(u64::MAX) {
+        while let Some(entry) = queue.pop_until(u64::MAX, |_| {}) {
             taken.push((entry.at, entry.event));
             if entry.event < 1_000 {
                 // Behind all that were there before.
@@ -236,5 +238,19 @@ mod tests {
         expected.sort_by_key(|(at, number)| (*at, *number));
         assert_eq!(taken.len(), 2_000);
         assert_eq!(taken, expected);
+    }
+
+    #[test]
+    fn events_that_come_soon_are_told_of_together() {
+        let mut queue = EventQueue::new();
+        for number in 0..100_u64 {
+            queue.push(1_000_000 + 10 * number, number);
+        }
+        let mut told = std::collections::BTreeSet::new();
+        let first = queue.pop_until(u64::MAX, |number| {
+            told.insert(*number);
+        });
+        assert_eq!(first.map(|entry| entry.event), Some(0));
+        assert!(told.len() > 50, "{told:?}");
     }
 }
