@@ -11,7 +11,7 @@
 //! | `network.rs` | what hosts share: clock, happenings, the way of a packet |
 //! | `host.rs` | addresses, interfaces, events of sockets |
 //! | `packet.rs` | the one type that sockets, links and the trace share |
-//! | `queue.rs`, `table.rs` | the heap of happenings; hosts by address |
+//! | `queue.rs`, `table.rs` | what happens when; hosts by address |
 //! | `names.rs` | the table of names, and its resolver |
 //! | `udp/`, `tcp/` | sockets |
 //! | `links/`, `trace.rs` | what becomes of packets under way; the record of them |

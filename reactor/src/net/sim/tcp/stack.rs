@@ -13,7 +13,6 @@ use super::{ports, seq};
 use crate::net::StreamOption;
 use crate::net::sim::host::Signal;
 use crate::net::sim::packet::{Body, Flags, Packet, Segment};
-use crate::net::sim::queue::EventQueue;
 use crate::slots::{Key, Slots};
 
 /// How far the numbers of a new connection are from those of the one before it (Linux).
@@ -40,7 +39,9 @@ pub(super) struct Stack {
     /// Ended connections whose numbers are still remembered (`TIME-WAIT`).
     pub(super) remembered: BTreeMap<Tuple, Remembered>,
     pub(super) ephemeral: u16,
-    timers: EventQueue<Key>,
+    /// By time and the number of the timer: those of one instant come in the order of setting.
+    timers: BTreeMap<(u64, u64), Key>,
+    next_timer_number: u64,
     /// Connections with an acknowledgement for the end of the turn.
     flush: Vec<Key>,
     /// When the network was asked to call; `u64::MAX` for never.
@@ -107,7 +108,8 @@ impl Stack {
             by_port: BTreeMap::new(),
             remembered: BTreeMap::new(),
             ephemeral: ports::EPHEMERAL.start().wrapping_sub(1),
-            timers: EventQueue::new(),
+            timers: BTreeMap::new(),
+            next_timer_number: 0,
             flush: Vec::new(),
             armed: u64::MAX,
             flush_armed: false,
@@ -461,20 +463,21 @@ impl Stack {
             && connection.scheduled.is_none_or(|before| at < before)
         {
             connection.scheduled = Some(at);
-            self.timers.push(at, key);
+            self.timers.insert((at, self.next_timer_number), key);
+            self.next_timer_number += 1;
         }
     }
 
     /// When [`on_timer`](Self::on_timer) is to be called.
     pub(super) fn next_timer(&self) -> Option<u64> {
-        self.timers.next_at()
+        self.timers.first_key_value().map(|((at, _), _)| *at)
     }
 
     pub(super) fn on_timer(&mut self, now: u64) {
-        while let Some(entry) = self.timers.pop_until(now) {
-            let key = entry.event;
+        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
+            let ((at, _), key) = first.remove_entry();
             let Some(connection) = self.connections.get_mut(key) else { continue };
-            if connection.scheduled != Some(entry.at) {
+            if connection.scheduled != Some(at) {
                 continue;
             }
             connection.scheduled = None;

@@ -356,12 +356,12 @@ pub(super) fn icmp(by: IpAddr, packet: &Packet, kind: IcmpKind) -> Packet {
         destination: SocketAddr::new(packet.source.ip(), 0),
         hop_limit: 64,
         tos: 0,
-        body: Body::Icmp(IcmpError {
+        body: Body::Icmp(Box::new(IcmpError {
             kind,
             about_source: packet.source,
             about_destination: packet.destination,
             protocol: UDP,
-        }),
+        })),
     }
 }
 
