@@ -45,7 +45,9 @@ mod world;
 
 pub use addresses::HostAddresses;
 pub use error::HostError;
-pub use kit::{Leftover, Pair, Recorder, SentDatagram, WrittenStream, pair, stream_pair};
+pub use kit::{
+    Leftover, Pair, Recorder, Seeds, SentDatagram, WrittenStream, for_each_seed, pair, stream_pair,
+};
 pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
 pub use world::World;
 

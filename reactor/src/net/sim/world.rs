@@ -49,6 +49,7 @@ use crate::{Handle, Reactor};
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub struct World {
+    seed: u64,
     pub(super) net: SharedNet,
     pub(super) slots: RefCell<Vec<Slot>>,
     pub(super) around: Rc<Surroundings>,
@@ -87,6 +88,7 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let net = Rc::new(RefCell::new(Net::new(seed)));
         Self {
+            seed,
             around: Rc::new(Surroundings::new(&net)),
             net,
             slots: RefCell::default(),
@@ -155,6 +157,12 @@ impl World {
         let handle = (*reactor).clone();
         let reactor = Some(Rc::new(reactor));
         (Slot { reactor, hook, born, stopped: false, turns: 0, turned_at: 0 }, handle)
+    }
+
+    /// The seed that it was made with. A program's own generator may start from it, and so be the
+    /// same whenever the world is.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The virtual clock.
@@ -353,6 +361,13 @@ fn grow<T>(list: &mut Vec<T>) {
     }
 }
 
+/// A world of this seed.
+impl From<u64> for World {
+    fn from(seed: u64) -> Self {
+        Self::new(seed)
+    }
+}
+
 /// While it lives, time passes.
 struct Running<'a>(&'a World);
 
@@ -377,6 +392,7 @@ impl Drop for Turn<'_> {
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("World")
+            .field("seed", &self.seed)
             .field("hosts", &self.slots.borrow().len())
             .field("elapsed", &self.elapsed())
             .finish_non_exhaustive()
