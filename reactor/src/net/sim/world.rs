@@ -181,19 +181,30 @@ impl World {
     /// [`RunError::AlreadyRunning`] from inside a callback of one of its hosts.
     pub fn run_for(&self, duration: Duration) -> Result<(), RunError> {
         let _running = self.begin()?;
-        let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let until = self.net.borrow().now.saturating_add(length).min(END_NS);
+        let until = self.after(duration);
         while self.next(until)? {}
+        self.pass_to(until);
+        Ok(())
+    }
+
+    /// The network's time when so much more of it has passed.
+    pub(super) fn after(&self, duration: Duration) -> u64 {
+        let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.net.borrow().now.saturating_add(length).min(END_NS)
+    }
+
+    /// Moves the clock to where nothing is left before.
+    pub(super) fn pass_to(&self, until: u64) {
         let net = &mut *self.net.borrow_mut();
         net.now = until;
         net.shrink();
-        Ok(())
     }
 
     /// Lets time pass until `condition` holds, which is asked before the first turn and after
     /// each. False when nothing is left that could happen and it does not hold.
     ///
-    /// A timer that repeats always leaves something: there, bound the time in the condition.
+    /// A timer that repeats always leaves something: [`run_until_within`](Self::run_until_within) has
+    /// a limit. So has a condition that asks for the time:
     ///
     /// ```
     /// use std::time::Duration;
@@ -244,7 +255,7 @@ impl World {
         self.next(END_NS)
     }
 
-    fn begin(&self) -> Result<Running<'_>, RunError> {
+    pub(super) fn begin(&self) -> Result<Running<'_>, RunError> {
         if self.running.replace(true) {
             return Err(RunError::AlreadyRunning);
         }
@@ -253,7 +264,7 @@ impl World {
 
     /// The next turn of a host, or the next instant of the network alone, no later than `until`;
     /// false if there is none.
-    fn next(&self, until: u64) -> Result<bool, RunError> {
+    pub(super) fn next(&self, until: u64) -> Result<bool, RunError> {
         loop {
             self.look_at_touched();
             let ready = {
@@ -369,7 +380,7 @@ impl From<u64> for World {
 }
 
 /// While it lives, time passes.
-struct Running<'a>(&'a World);
+pub(super) struct Running<'a>(&'a World);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
