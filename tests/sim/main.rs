@@ -5,6 +5,7 @@ mod support;
 
 mod against_the_kernel;
 mod crashing;
+mod dumping;
 mod groups;
 mod limits;
 mod memory;

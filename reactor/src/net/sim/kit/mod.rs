@@ -11,4 +11,5 @@ pub use pair::{Pair, pair, stream_pair};
 pub use recorder::{Recorder, SentDatagram, WrittenStream};
 pub use seeds::{Seeds, for_each_seed};
 
+pub(super) use leftovers::open_on;
 pub(super) use recorder::{StreamName, Tapes};
