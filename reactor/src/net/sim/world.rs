@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,26 +103,34 @@ impl World {
     /// Makes a host, and gives the handle of its reactor.
     ///
     /// The handle carries the whole API of a [`Reactor`], and is good for as long as the world is.
-    /// Other hosts find the host by its name, too: it is in the world's table of names.
+    /// Other hosts find the host by its name, too: it is in the world's table of names. As in DNS,
+    /// case does not matter in it, nor a full stop at its end (RFC 4343): here, in every other call
+    /// that takes the name of a host, and when it is looked up.
     ///
     /// # Errors
-    /// [`HostError`] when the name or an address is taken, or is none.
+    /// [`HostError`] when the name or an address is taken, or is none. Addresses of loopback belong
+    /// to every host already.
     pub fn host<A>(&self, name: &str, addresses: A) -> Result<Handle, HostError>
     where
         A: TryInto<HostAddresses>,
         A::Error: Into<HostError>,
     {
         let addresses: HostAddresses = addresses.try_into().map_err(Into::into)?;
-        if name.is_empty() {
+        if name.is_empty() || name == "." {
             let reason = "it is empty, and nobody could find it by that";
-            return Err(HostError::Name { given: String::new(), reason });
+            return Err(HostError::Name { given: name.to_owned(), reason });
         }
-        if self.around.names.hosts.borrow().contains_key(name) {
-            return Err(HostError::NameTaken { name: name.to_owned() });
+        if let Some(other) = self.around.names.host(name) {
+            let name = self.net.borrow().host(other).name.to_string();
+            return Err(HostError::NameTaken { name });
+        }
+        if let Some((ip, _)) = addresses.list.iter().find(|(ip, _)| ip.is_loopback()) {
+            let reason = "every host has the addresses of loopback anyway";
+            return Err(HostError::Address { given: ip.to_string(), reason });
         }
         let name: Rc<str> = name.into();
         let id = self.add(&name, &addresses)?;
-        self.around.names.add_host(&name, id, &addresses.list);
+        self.around.names.add_host(&name, id);
         let (slot, handle) = self.boot(id);
         let slots = &mut *self.slots.borrow_mut();
         grow(slots);
@@ -265,6 +274,16 @@ impl World {
     /// The next turn of a host, or the next instant of the network alone, no later than `until`;
     /// false if there is none.
     pub(super) fn next(&self, until: u64) -> Result<bool, RunError> {
+        let result = self.pass(until);
+        // A condition of a rule was asked in the midst of something; this is the end of it.
+        let panic = self.net.borrow_mut().links.take_panic();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+        result
+    }
+
+    fn pass(&self, until: u64) -> Result<bool, RunError> {
         loop {
             self.look_at_touched();
             let ready = {
