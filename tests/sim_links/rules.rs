@@ -133,7 +133,8 @@ fn of_a_group_only_those_hear_whom_no_rule_parts_from_the_sender() -> anyhow::Re
 /// Lets time pass, and gives the message of the panic that comes out of it.
 fn panics(world: &World) -> Option<String> {
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run_for(SECOND)));
-    Some(*outcome.err()?.downcast::<&str>().ok()?).map(ToOwned::to_owned)
+    let message = outcome.err()?.downcast::<&str>().ok()?;
+    Some((*message).to_owned())
 }
 
 #[test]
