@@ -63,6 +63,11 @@ fn a_world_that_never_rests_is_left_at_the_limit_and_tells_what_is_open() {
     let UntilError::TimeOver { is_at_rest, under_way, open, .. } = error else { panic!("{error}") };
     assert_eq!((is_at_rest, under_way, open.len()), (false, 1, 2));
     ticking.stop().unwrap();
+    // A timer beyond the limit is still to come, too, though no packet is.
+    world.run_for(SECOND).unwrap();
+    a.call_later(9 * SECOND, |_| {});
+    let told = world.run_until_within(SECOND, || false).unwrap_err().to_string();
+    assert!(told.contains("until 9s: 0 packets are under way, and open are"), "{told}");
 }
 
 #[test]
