@@ -4,6 +4,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `world.rs` | [`World`]: hosts, and the loop that lets time pass |
+//! | `until.rs` | waiting with a limit |
 //! | `control.rs` | crashes, restarts, names and settings |
 //! | `dump.rs` | a world as text |
 //! | `turn.rs` | how a reactor is driven turn by turn, and what reactors of a world share |
@@ -41,12 +42,16 @@ mod tcp;
 mod trace;
 mod turn;
 mod udp;
+mod until;
 mod world;
 
 pub use addresses::HostAddresses;
 pub use error::HostError;
-pub use kit::{Leftover, Pair, Recorder, SentDatagram, WrittenStream, pair, stream_pair};
+pub use kit::{
+    Leftover, Pair, Recorder, Seeds, SentDatagram, WrittenStream, for_each_seed, pair, stream_pair,
+};
 pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
+pub use until::UntilError;
 pub use world::World;
 
 pub(crate) use turn::Hook;
