@@ -14,6 +14,7 @@
 //! | `queue.rs`, `table.rs` | the heap of happenings; hosts by address |
 //! | `names.rs` | the table of names, and its resolver |
 //! | `udp/`, `tcp/` | sockets |
+//! | `plain.rs` | sockets without a reactor, for tests |
 //! | `links/`, `trace.rs` | what becomes of packets under way; the record of them |
 //!
 //! A world drives ordinary reactors: one [`SimDriver`](driver::SimDriver) each over a shared
@@ -35,6 +36,8 @@ mod links;
 mod names;
 mod network;
 mod packet;
+#[cfg(feature = "testing")]
+mod plain;
 mod queue;
 mod table;
 mod tcp;
@@ -47,6 +50,8 @@ pub use addresses::HostAddresses;
 pub use error::HostError;
 pub use kit::{Leftover, Pair, Recorder, SentDatagram, WrittenStream, pair, stream_pair};
 pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
+#[cfg(feature = "testing")]
+pub use plain::{PlainListener, PlainStream};
 pub use world::World;
 
 pub(crate) use turn::Hook;

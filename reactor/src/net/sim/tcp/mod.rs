@@ -33,19 +33,21 @@ mod tcb;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::sockets::{SimListener, SimStream};
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use self::address::{Place, Tuple, on_wire};
 use self::ports::Sharing;
-use self::sockets::{Owner, SimListener, SimStream, errno};
+use self::sockets::{Owner, errno};
 use self::stack::{Listener, Stack, headers};
 use super::host::{HostAddress, HostId, Signal, broadcast_of, same_network};
 use super::network::{MTU, Net, SharedNet};
 use super::packet::{Body, IcmpError, IcmpKind, Packet};
 use crate::datagram::Family;
-use crate::net::{ListenSocket, ListenSpec, OpenError, StreamSocket, StreamSpec};
+use crate::net::{ListenSpec, OpenError, StreamSpec};
 
 /// The longest packet of loopback.
 const LOOPBACK_MTU: u32 = 65_536;
@@ -180,7 +182,7 @@ pub(crate) fn listen(
     host: HostId,
     spec: &ListenSpec,
     token: usize,
-) -> Result<Rc<dyn ListenSocket>, OpenError> {
+) -> Result<Rc<SimListener>, OpenError> {
     let refused = |code| OpenError::Bind(errno(code));
     let state = &mut *net.borrow_mut();
     let now = state.now;
@@ -220,7 +222,7 @@ pub(crate) fn open(
     host: HostId,
     spec: &StreamSpec,
     token: usize,
-) -> Result<Rc<dyn StreamSocket>, OpenError> {
+) -> Result<Rc<SimStream>, OpenError> {
     let shared = net;
     let net = &mut *shared.borrow_mut();
     let now = net.now;
