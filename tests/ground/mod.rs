@@ -62,7 +62,7 @@ pub struct Simulated {
 }
 
 /// Says on a panic where it was.
-struct Here(Kind);
+pub struct Here(Kind);
 
 impl Drop for Here {
     fn drop(&mut self) {
@@ -81,8 +81,9 @@ pub fn everywhere(test: impl FnMut(&Ground)) {
 #[track_caller]
 fn on(kinds: &[Kind], mut test: impl FnMut(&Ground)) {
     for &kind in kinds {
-        let _here = Here(kind);
-        test(&Ground::new(kind));
+        let ground = Ground::new(kind);
+        let _here = ground.here();
+        test(&ground);
     }
 }
 
@@ -146,6 +147,12 @@ impl Ground {
         let reactor = Reactor::new().expect("a reactor");
         reactor.call_later(WATCHDOG, hang).unref();
         Self::of(Site::System(reactor))
+    }
+
+    /// Says on a panic that it was here.
+    #[must_use]
+    pub fn here(&self) -> Here {
+        Here(self.kind())
     }
 
     fn of(site: Site) -> Self {

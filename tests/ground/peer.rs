@@ -267,10 +267,10 @@ impl Ground {
         self.held_at(1, 128)
     }
 
-    /// The same on the client's loopback.
+    /// The same at an address of the client.
     #[track_caller]
-    pub fn held_at_loopback(&self) -> Held {
-        self.held_to(1, SocketAddr::from(([127, 0, 0, 1], 0)), 128)
+    pub fn held_at_client_on(&self, address: SocketAddr) -> Held {
+        self.held_to(1, address, 128)
     }
 
     #[track_caller]

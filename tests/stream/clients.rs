@@ -283,7 +283,7 @@ fn port_zero_fails_through_the_factory_and_the_unspecified_address_is_this_host(
         ground.run();
         assert!(log.borrow()[1].starts_with("failed: Io"), "{log:?}");
 
-        let listener = ground.held_at_loopback();
+        let listener = ground.held_at_client_on(([127, 0, 0, 1], 0).into());
         let address = listener.local_addr();
         let made = Rc::new(Cell::new(false));
         let inner = Rc::clone(&made);
@@ -296,6 +296,29 @@ fn port_zero_fails_through_the_factory_and_the_unspecified_address_is_this_host(
         ground.client().connect_tcp(here, move |_: PeerAddr| client.take()).expect("an attempt");
         ground.run();
         assert!(made.get());
+    });
+}
+
+// Only Linux has all of 127.0.0.0/8.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_unspecified_address_is_the_one_that_the_socket_is_bound_to() {
+    everywhere(|ground| {
+        let log = log();
+        let bound = [127, 0, 0, 2];
+        let listener = ground.held_at_client_on((bound, 0).into());
+        let address = listener.local_addr();
+        let mut client = Some(Recorder::new(&log).made(move |transport| {
+            assert_eq!(transport.local_addr()?.ip(), address.ip());
+            assert_eq!(transport.peer_addr()?, address);
+            transport.abort_connection();
+            Ok(())
+        }));
+        let options = ConnectOptions::new(([0, 0, 0, 0], address.port()));
+        let options = options.local_addr((bound, 0));
+        ground.client().connect_tcp(options, move |_: PeerAddr| client.take()).expect("an attempt");
+        ground.run();
+        assert_eq!(*log.borrow(), ["made", "lost: Aborted"]);
     });
 }
 

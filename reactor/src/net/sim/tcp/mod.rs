@@ -253,8 +253,10 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
     let failed = |code| OpenError::Socket(errno(code));
     let mut remote = on_wire(spec.peer);
     if remote.ip().is_unspecified() {
-        // This host, as Linux takes it.
-        remote.set_ip(loopback_like(remote));
+        // This host, as Linux takes it: of IPv4 the address that the socket is bound to, if any.
+        let bound = spec.bind.map(|bind| on_wire(bind).ip());
+        let bound = bound.filter(|ip| ip.is_ipv4() && remote.is_ipv4() && !ip.is_unspecified());
+        remote.set_ip(bound.unwrap_or_else(|| loopback_like(remote)));
     }
     let is_broadcast = |own: &HostAddress| {
         broadcast_of(own.ip, own.prefix_len).is_some_and(|all| remote.ip() == all)
