@@ -273,6 +273,7 @@ fn over_layers(ground: &Ground, small: bool, server: Recorder, client: Recorder)
 fn interleave(kind: Kind, seed: u64, connect: Connect) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let ground = Ground::new(kind);
+    let _here = ground.here();
     let (server, client) = (Shared::default(), Shared::default());
     let small = random.below(3) != 0;
     connect(&ground, small, recorder(&server), recorder(&client));
@@ -305,12 +306,18 @@ fn interleave(kind: Kind, seed: u64, connect: Connect) {
     check(seed, &client, &server);
 }
 
+/// A run over the simulated network costs as much as one over the system, and shows the same
+/// every time: these are fewer.
+const SIMULATED: u64 = 30;
+
 #[test]
 fn any_interleaving_keeps_what_was_promised_and_ends_once() {
-    for kind in [Kind::System, Kind::OneHost, Kind::TwoHosts] {
-        for seed in 1..=200 {
-            interleave(kind, seed, over_tcp);
-        }
+    for seed in 1..=200 {
+        interleave(Kind::System, seed, over_tcp);
+    }
+    for seed in 1..=SIMULATED {
+        interleave(Kind::OneHost, seed, over_tcp);
+        interleave(Kind::TwoHosts, seed, over_tcp);
     }
 }
 
@@ -326,6 +333,8 @@ fn any_interleaving_over_unix_sockets_keeps_the_same_promises() {
 fn any_interleaving_over_layers_keeps_the_same_promises() {
     for seed in 1..=100 {
         interleave(Kind::System, seed, over_layers);
+    }
+    for seed in 1..=SIMULATED / 2 {
         interleave(Kind::OneHost, seed, over_layered_tcp);
         interleave(Kind::TwoHosts, seed, over_layered_tcp);
     }

@@ -60,17 +60,19 @@ fn empty_writes_send_nothing_and_queue_nothing() {
 
 #[test]
 fn sixty_mebibytes_of_one_turn_are_exact() {
+    let whole = Rc::new(pattern(60 << 20));
     everywhere(|ground| {
         let (served, told, got) = (log(), log(), Rc::default());
-        let server = Recorder::new(&served).made(|transport| {
-            for piece in pattern(60 << 20).chunks(777_777) {
+        let inner = Rc::clone(&whole);
+        let server = Recorder::new(&served).made(move |transport| {
+            for piece in inner.chunks(777_777) {
                 transport.write(piece)?;
             }
             transport.lose_connection();
             Ok(())
         });
         ground.pair(server, Recorder::new(&told).collect(&got));
-        assert!(*got.borrow() == pattern(60 << 20), "{} bytes", got.borrow().len());
+        assert!(*got.borrow() == *whole, "{} bytes", got.borrow().len());
         assert_last(&served, "lost: Done");
         assert_last(&told, "lost: Done");
     });
