@@ -96,4 +96,6 @@ pub mod testing {
         GroupChange, Script, ScriptedListener, ScriptedStream, SendStep, Sent, StreamEvent,
         WriteStep,
     };
+    #[cfg(feature = "sim")]
+    pub use crate::net::sim::{PlainListener, PlainStream};
 }

@@ -25,13 +25,14 @@ pub(crate) fn event(inner: &Rc<Inner>, event: &Event) -> bool {
         let core = &mut *inner.core.borrow_mut();
         match Kind::of(event.token) {
             Some(Kind::Listener) => match core.streams.listeners.key_of(event.token) {
-                Some(key) if stopping => {
-                    if let Some(listener) = core.streams.listeners.get_mut(key) {
+                Some(key) => match core.streams.listeners.get_mut(key) {
+                    // Already due this turn, with the budget of one; or due no more.
+                    Some(listener) if listener.on_ready || stopping => {
                         listener.make_ready(&mut core.agenda);
+                        return true;
                     }
-                    return true;
-                }
-                Some(key) => (Kind::Listener, key),
+                    _ => (Kind::Listener, key),
+                },
                 None => return false,
             },
             Some(Kind::Stream) => {

@@ -15,6 +15,7 @@
 //! | `queue.rs`, `table.rs` | what happens when; hosts by address |
 //! | `names.rs` | the table of names, and its resolver |
 //! | `udp/`, `tcp/` | sockets |
+//! | `plain.rs` | sockets without a reactor, for tests |
 //! | `links/`, `trace.rs` | what becomes of packets under way; the record of them |
 //!
 //! A world drives ordinary reactors: one [`SimDriver`](driver::SimDriver) each over a shared
@@ -36,6 +37,8 @@ mod links;
 mod names;
 mod network;
 mod packet;
+#[cfg(feature = "testing")]
+mod plain;
 mod queue;
 mod table;
 mod tcp;
@@ -51,6 +54,8 @@ pub use kit::{
     Leftover, Pair, Recorder, Seeds, SentDatagram, WrittenStream, for_each_seed, pair, stream_pair,
 };
 pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
+#[cfg(feature = "testing")]
+pub use plain::{PlainListener, PlainStream};
 pub use until::UntilError;
 pub use world::World;
 

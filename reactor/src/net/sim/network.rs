@@ -173,8 +173,18 @@ impl Net {
         self.transmit_by(from, to, interface, packet)
     }
 
-    /// As [`transmit`](Self::transmit), to come in by this interface. Within a host UDP arrives at
-    /// once, as over the loopback of a system; TCP after everything else of this instant.
+    /// Whether a segment has arrived already: within a host, where no link or rule is in its way.
+    pub(crate) fn passes_at_once(&mut self, from: HostId, to: HostId, packet: &Packet) -> bool {
+        let at_once = from == to && self.links.spares_loopback(from) && self.host(to).up;
+        if at_once {
+            self.record(from, to, packet, TraceEvent::Sent);
+            self.record(from, to, packet, TraceEvent::Received);
+        }
+        at_once
+    }
+
+    /// As [`transmit`](Self::transmit), to come in by this interface. Within a host it arrives at
+    /// once, as over the loopback of a system.
     pub(crate) fn transmit_by(
         &mut self,
         from: HostId,
@@ -198,12 +208,7 @@ impl Net {
     ) -> Option<(u32, Packet)> {
         if from == to && self.links.spares_loopback(from) {
             self.record(from, to, &packet, TraceEvent::Sent);
-            match packet.body {
-                Body::Tcp(_) => self.launch(from, to, interface, packet, self.now),
-                Body::Udp(_) | Body::Icmp(_) => {
-                    self.deliver(Flight { from, interface, packet }, to);
-                }
-            }
+            self.deliver(Flight { from, interface, packet }, to);
             return None;
         }
         match self.links.transmit(&mut self.rng, self.now, from, to, &packet) {

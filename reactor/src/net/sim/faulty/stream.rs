@@ -25,7 +25,7 @@ pub(crate) fn listen_stream(
     let check = |call| check_opening(net, host, (call, TCP), (Some(spec.bind), None));
     check(Call::Open).map_err(OpenError::Socket)?;
     check(Call::Bind).map_err(OpenError::Bind)?;
-    let inner = tcp::listen(net, host, spec, token)?;
+    let inner: Rc<dyn ListenSocket> = tcp::listen(net, host, spec, token)?;
     Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn open_stream(
         check(Call::Bind).map_err(OpenError::Bind)?;
     }
     check(Call::Connect).map_err(OpenError::Socket)?;
-    let inner = tcp::open(net, host, spec, token)?;
+    let inner: Rc<dyn StreamSocket> = tcp::open(net, host, spec, token)?;
     Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
 }
 

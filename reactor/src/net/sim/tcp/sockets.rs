@@ -43,7 +43,7 @@ pub(super) fn errno(code: i32) -> io::Error {
 }
 
 /// A connection.
-pub(super) struct SimStream {
+pub(crate) struct SimStream {
     pub(super) owner: Owner,
     pub(super) key: Key,
 }
@@ -56,6 +56,12 @@ impl SimStream {
             stack.settle(now, self.key);
             result.map_err(errno)
         })
+    }
+
+    /// Bytes that wait to be read.
+    #[cfg(feature = "testing")]
+    pub(crate) fn unread(&self) -> io::Result<usize> {
+        self.with(|connection, _| Ok(connection.tcb.queued().0))
     }
 }
 
@@ -144,7 +150,7 @@ impl StreamSocket for SimStream {
 }
 
 /// A listening port.
-pub(super) struct SimListener {
+pub(crate) struct SimListener {
     pub(super) owner: Owner,
     pub(super) key: Key,
     /// As it is shown.
@@ -161,17 +167,24 @@ impl Drop for SimListener {
     }
 }
 
+impl SimListener {
+    /// Takes a connection that waits, with the address of its peer.
+    pub(crate) fn take(&self, token: usize) -> io::Result<(Rc<SimStream>, SocketAddr)> {
+        let (key, peer) = self.owner.with(|stack, _| {
+            let accepted = stack.accept(self.key, &Signal::new(token));
+            accepted.ok_or_else(|| errno(libc::EAGAIN))
+        })?;
+        Ok((Rc::new(SimStream { owner: self.owner.clone(), key }), peer))
+    }
+}
+
 impl ListenSocket for SimListener {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.local)
     }
 
     fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
-        let (key, peer) = self.owner.with(|stack, _| {
-            let accepted = stack.accept(self.key, &Signal::new(token));
-            accepted.ok_or_else(|| errno(libc::EAGAIN))
-        })?;
-        Ok((Rc::new(SimStream { owner: self.owner.clone(), key }), peer))
+        self.take(token).map(|(stream, peer)| (stream as Rc<dyn StreamSocket>, peer))
     }
 
     fn shed(&self, most: usize) -> usize {

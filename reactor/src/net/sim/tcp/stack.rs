@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::address::{Place, Tuple};
 use super::incoming::TIME_WAIT;
 use super::tcb::{Readiness, Setup, State, Tcb};
-use super::{ports, seq};
+use super::{LOOPBACK_MTU, ports, seq};
 use crate::net::StreamOption;
 use crate::net::sim::host::Signal;
 use crate::net::sim::packet::{Body, Flags, Packet, Segment};
@@ -129,6 +129,7 @@ impl Stack {
 
     /// Adds a connection whose first segment has yet to leave.
     fn add(&mut self, tcb: Tcb, tuple: Tuple, options: &[StreamOption], now: u64) -> Key {
+        let is_local = tcb.send_room == ports::LOOPBACK_SEND;
         let key = self.connections.insert(Connection {
             tcb: Box::new(tcb),
             tuple,
@@ -139,7 +140,7 @@ impl Stack {
             nodelay: false,
             reuse: false,
             recv_buffer: ports::BUFFER,
-            send_buffer: ports::BUFFER,
+            send_buffer: if is_local { ports::LOOPBACK_SEND } else { ports::BUFFER },
             on_flush: false,
             scheduled: None,
             no_neighbour_at: None,
@@ -178,7 +179,10 @@ impl Stack {
             isn: self.isn(now, tuple),
             mss: mtu.saturating_sub(headers(tuple.remote)).clamp(48, 65_495) as u16,
             recv_room: ports::BUFFER / 2,
-            send_room: ports::BUFFER / 2,
+            send_room: match mtu {
+                LOOPBACK_MTU => ports::LOOPBACK_SEND,
+                _ => ports::BUFFER / 2,
+            },
         };
         for option in options {
             match option {
