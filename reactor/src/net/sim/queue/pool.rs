@@ -101,3 +101,26 @@ impl<T: Copy> Pool<T> {
         chunk * CHUNK as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_back_serves_the_next() {
+        let mut pool = Pool::new();
+        let (mut one, mut other) = (List::EMPTY, List::EMPTY);
+        for number in 0..10_000 {
+            pool.push(&mut one, number);
+            if number >= 100 {
+                assert_eq!(pool.pop(&mut one), Some(number - 100));
+            }
+            pool.push(&mut other, number);
+            assert_eq!(pool.pop(&mut other), Some(number));
+            assert!(other.is_empty());
+        }
+        assert!(pool.iter(one).copied().eq(9_900..10_000));
+        assert_eq!(pool.pop(&mut other), None);
+        assert!(pool.entries.len() <= 10 * CHUNK, "{} entries", pool.entries.len());
+    }
+}
