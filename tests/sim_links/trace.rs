@@ -119,3 +119,29 @@ fn tshark_finds_every_byte_of_a_stream_and_every_checksum_right() -> anyhow::Res
     assert_eq!((at_a.iter().sum(), at_b.iter().sum()), (100_000, 100_000));
     Ok(())
 }
+
+/// Panics at the third block.
+struct Broken(u32);
+
+impl std::io::Write for Broken {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += 1;
+        assert!(self.0 != 3, "no more room");
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_writer_that_panics_ends_the_record_and_nothing_else() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    pair.world.trace_to_writer(Broken(0));
+    assert_eq!(pair.exchange()?, [true, true]);
+    assert_eq!(pair.exchange()?, [true, true]);
+    let error = pair.world.end_trace().unwrap_err();
+    assert_eq!(error.to_string(), "the writer of the record panicked");
+    Ok(())
+}

@@ -159,7 +159,7 @@ impl World {
     }
 
     /// As [`trace_to`](Self::trace_to), to any writer. It is `Send` because it must not hold
-    /// anything of the world.
+    /// anything of the world. Its panic counts as an error of writing.
     pub fn trace_to_writer(&self, writer: impl Write + Send + 'static) {
         self.net.borrow_mut().trace.begin_to(Box::new(writer));
     }

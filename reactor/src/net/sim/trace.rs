@@ -10,6 +10,7 @@ mod tests;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::host::{HostId, HostState};
 use super::links::Reason;
@@ -82,7 +83,7 @@ impl Trace {
         }
         match file.sink {
             Sink::Memory(bytes) => Ok(bytes),
-            Sink::Writer(mut writer) => writer.flush().map(|()| Vec::new()),
+            Sink::Writer(mut writer) => told(|| writer.flush()).map(|()| Vec::new()),
         }
     }
 
@@ -146,12 +147,19 @@ impl File {
         match &mut self.sink {
             Sink::Memory(bytes) => bytes.append(&mut self.block),
             Sink::Writer(writer) if self.failed.is_none() => {
-                self.failed = writer.write_all(&self.block).err();
+                self.failed = told(|| writer.write_all(&self.block)).err();
             }
             Sink::Writer(_) => {}
         }
         self.block.clear();
     }
+}
+
+/// Calls a writer. Its panic is an error of writing: an unwinding would lose what whoever sends has in
+/// hand.
+fn told(write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    catch_unwind(AssertUnwindSafe(write))
+        .unwrap_or_else(|_| Err(io::Error::other("the writer of the record panicked")))
 }
 
 impl fmt::Debug for Trace {
