@@ -101,7 +101,7 @@ impl World {
     ///
     /// # Panics
     /// If the rule contradicts itself: one about calls cannot have `to`, `when` or `both_ways`,
-    /// which are for packets.
+    /// which are for packets, nor be about a protocol whose sockets do not make the call.
     ///
     /// ```
     /// use strand_reactor::sim::{Rule, World};

@@ -108,6 +108,12 @@ impl Rules {
                     rest.to.is_none() && rest.condition.is_none() && !rest.both_ways,
                     "a rule about calls has no `to`, `when` or `both_ways`: those are for packets"
                 );
+                assert!(
+                    rest.traffic
+                        .protocol
+                        .is_none_or(|number| calls.iter().any(|c| c.is_of(number))),
+                    "no socket of that protocol makes the call {calls:?}: the rule would never apply"
+                );
                 self.calls.push(rest.with((calls, errno)));
             }
         }
@@ -191,11 +197,16 @@ impl Rules {
             return None;
         }
         self.sweep(now_ns);
-        let rule = self
-            .calls
-            .iter_mut()
-            .find_map(|rule| (rule.has_call(now_ns, attempt) && rule.takes(rng)).then_some(rule))?;
-        Some(Refusal { errno: rule.effect.1, until_ns: rule.schedule.ends(now_ns) })
+        let rule = self.calls.iter_mut().find_map(|rule| {
+            let applies = rule.has_call(now_ns, attempt) && rule.takes(rng);
+            // A call that a signal interrupts is made again below the seam.
+            (applies && rule.effect.1 != libc::EINTR).then_some(rule)
+        })?;
+        Some(Refusal {
+            errno: rule.effect.1,
+            until_ns: rule.schedule.ends(now_ns),
+            is_lasting: rule.left.is_none() && rule.chance == Chance::Always,
+        })
     }
 
     /// Whether a rule is about this call.
@@ -232,6 +243,8 @@ pub(crate) struct Refusal {
     pub(crate) errno: i32,
     /// When its schedule ends the rule, if it does.
     pub(crate) until_ns: Option<u64>,
+    /// Every call fails until then. Otherwise it takes another call to find out.
+    pub(crate) is_lasting: bool,
 }
 
 impl Active<()> {

@@ -35,7 +35,7 @@ use crate::datagram::{Family, Metadata};
 
 pub(crate) use arrival::{deliver, report};
 pub(super) use groups::Groups;
-pub(crate) use socket::UdpSocket;
+pub(crate) use socket::{UdpSocket, option_name};
 pub(crate) use table::Table;
 
 use self::errors::Errors;

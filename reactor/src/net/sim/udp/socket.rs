@@ -60,7 +60,7 @@ impl UdpSocket {
         }
         for &(option, value) in &spec.options {
             let set = socket.set_option(option, value);
-            set.map_err(|error| OpenError::Option(name(option), error))?;
+            set.map_err(|error| OpenError::Option(option_name(option), error))?;
         }
         if let Some(address) = spec.bind {
             socket.bind(address).map_err(OpenError::Bind)?;
@@ -366,7 +366,7 @@ impl DatagramSocket for UdpSocket {
 }
 
 /// What a user calls the options that can be set before the bind.
-fn name(option: SocketOption) -> &'static str {
+pub(crate) fn option_name(option: SocketOption) -> &'static str {
     match option {
         SocketOption::Broadcast => "broadcast_allowed",
         SocketOption::Ttl => "ttl",
