@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::super::host::{HostId, HostState, LOOPBACK, same_network};
 use super::super::links::Reason;
-use super::super::network::{LOOPBACK_MTU, MTU, Net};
+use super::super::network::{LOOPBACK_MTU, MTU, Net, corrupted};
 use super::super::packet::{Body, IcmpError, IcmpKind, Packet, UDP, ip_header_len};
 use super::super::trace::TraceEvent;
 use super::options::Options;
@@ -112,9 +112,9 @@ impl State {
             Target::Nobody { near: true, .. } => net.search_in_vain(host, &packet),
             Target::Nobody { near: false, .. } => {}
             Target::Many { interface, .. } if destination.ip().is_multicast() => {
-                net.send_to_group(host, interface, packet, loops);
+                net.send_to_group(host, interface, packet, (loops, mode));
             }
-            Target::Many { interface, .. } => net.broadcast(host, interface, packet),
+            Target::Many { interface, .. } => net.broadcast(host, interface, packet, mode),
         }
         Ok(())
     }
@@ -255,14 +255,47 @@ impl Net {
             }
             packet.hop_limit -= 1;
         }
-        let wire_len = packet.wire_len();
-        let Some((mtu, packet)) = self.offer(from, path.to, path.interface, packet) else { return };
-        let known = self.path_mtu(from, path.destination) as usize;
-        if matches!(mode, FRAGMENT | OMIT) || (mode == 1 && wire_len > known) {
-            self.fragment(from, path.to, path.interface, packet, mtu);
-        } else {
+        let local = match mode {
+            PROBE | INTERFACE | OMIT if path.to != from => MTU,
+            _ => self.path_mtu(from, path.destination),
+        };
+        if let Some((mtu, packet)) =
+            self.carry(from, (path.to, path.interface), packet, local, mode)
+        {
             self.record(from, path.to, &packet, TraceEvent::Dropped(Reason::TooBig));
             self.refuse_on_the_way(from, path.to, &packet, IcmpKind::TooBig { mtu });
+        }
+    }
+
+    /// Sends a datagram, in pieces where it must be: what is longer than the MTU that the host
+    /// knows it cuts itself; of IPv4, routers cut what they are allowed to. Gives back what fits
+    /// nowhere, with the MTU of the link.
+    fn carry(
+        &mut self,
+        from: HostId,
+        (to, interface): (HostId, u32),
+        packet: Packet,
+        local: u32,
+        mode: u8,
+    ) -> Option<(u32, Packet)> {
+        let (v4, wire_len) = (packet.destination.is_ipv4(), packet.wire_len());
+        let (mtu, packet) = self.offer(from, to, interface, packet)?;
+        let is_cut = wire_len > local as usize;
+        let whole = !matches!(mode, FRAGMENT | INTERFACE | OMIT);
+        let piece = if is_cut { mtu.min(local) } else { mtu };
+        match v4 {
+            true if is_cut || !whole => self.fragment(from, to, interface, packet, piece),
+            // The pieces are whole to routers.
+            false if is_cut && local <= mtu => self.fragment(from, to, interface, packet, piece),
+            _ => return Some((mtu, packet)),
+        }
+        None
+    }
+
+    /// As [`carry`](Self::carry), where nobody is told of what does not fit: of what goes to many.
+    fn carry_to_many(&mut self, from: HostId, at: (HostId, u32), packet: Packet, mode: u8) {
+        if let Some((_, packet)) = self.carry(from, at, packet, MTU, mode) {
+            self.record(from, at.0, &packet, TraceEvent::Dropped(Reason::TooBig));
         }
     }
 
@@ -274,19 +307,23 @@ impl Net {
         let piece = ((mtu as usize).saturating_sub(header) / 8 * 8).max(16);
         let mut rest = 8 + payload.len();
         let mut at = self.now;
+        let mut wrong = None;
         while rest > 0 {
             let len = piece.min(rest);
             rest -= len;
             let body = Body::Udp(payload[..len.saturating_sub(8)].into());
             match self.pass(from, to, &Packet { body, ..packet.clone() }) {
-                Ok(arrives) => at = at.max(arrives),
+                Ok(arrival) => {
+                    at = at.max(arrival.at_ns);
+                    wrong = wrong.or(arrival.corrupted);
+                }
                 Err(reason) => {
                     return self.record(from, to, &packet, TraceEvent::Dropped(reason));
                 }
             }
         }
         self.record(from, to, &packet, TraceEvent::Sent);
-        self.launch(from, to, interface, packet, at);
+        self.launch(from, to, interface, corrupted(packet, wrong), at);
     }
 
     /// A router answers for the packet, which gets no further.
@@ -302,7 +339,13 @@ impl Net {
         self.launch(host, host, LOOPBACK, answer, self.now + SEARCH_NS);
     }
 
-    fn send_to_group(&mut self, from: HostId, interface: u32, packet: Packet, loops: bool) {
+    fn send_to_group(
+        &mut self,
+        from: HostId,
+        interface: u32,
+        packet: Packet,
+        (loops, mode): (bool, u8),
+    ) {
         let group = packet.destination.ip();
         let members: Vec<(HostId, u32)> = if packet.hop_limit == 0 || interface == LOOPBACK {
             Vec::new()
@@ -321,12 +364,12 @@ impl Net {
                 }
                 packet.hop_limit -= 1;
             }
-            self.transmit_by(from, to, at, packet);
+            self.carry_to_many(from, (to, at), packet, mode);
         }
     }
 
     /// To every host of the network of an interface, and to this one.
-    fn broadcast(&mut self, from: HostId, interface: u32, packet: Packet) {
+    fn broadcast(&mut self, from: HostId, interface: u32, packet: Packet, mode: u8) {
         if interface != LOOPBACK {
             for number in 0..self.hosts.len() {
                 let to = HostId(number as u32);
@@ -341,7 +384,7 @@ impl Net {
                     })
                 });
                 if let Some(at) = near.map(|near| near.interface) {
-                    self.transmit_by(from, to, at, packet.clone());
+                    self.carry_to_many(from, (to, at), packet.clone(), mode);
                 }
             }
         }
