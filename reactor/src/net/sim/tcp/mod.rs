@@ -41,11 +41,14 @@ use self::address::{Place, Tuple, on_wire};
 use self::ports::Sharing;
 use self::sockets::{Owner, SimListener, SimStream, errno};
 use self::stack::{Listener, Stack, headers};
-use super::host::{HostAddress, HostId, Signal, broadcast_of, same_network};
+use super::host::{HostAddress, HostId, LOOPBACK, Signal, broadcast_of, same_network};
+use super::links::Reason;
 use super::network::{MTU, Net, SharedNet};
 use super::packet::{Body, IcmpError, IcmpKind, Packet};
+use super::trace::TraceEvent;
 use crate::datagram::Family;
 use crate::net::{ListenSocket, ListenSpec, OpenError, StreamSocket, StreamSpec};
+use crate::slots::Key;
 
 /// The longest packet of loopback.
 const LOOPBACK_MTU: u32 = 65_536;
@@ -92,7 +95,8 @@ pub(crate) fn deliver(net: &mut Net, from: HostId, to: HostId, packet: Packet) {
     let now = net.now;
     let mtu = if from == to { LOOPBACK_MTU } else { MTU };
     if let Body::Tcp(segment) = &packet.body {
-        net.host_mut(to).tcp.stack().receive(now, &packet, segment, mtu);
+        let known = net.host(to).mtu(now, packet.source.ip());
+        net.host_mut(to).tcp.stack().receive(now, &packet, segment, (mtu, known));
         pump(net, to);
     }
 }
@@ -101,6 +105,9 @@ pub(crate) fn deliver(net: &mut Net, from: HostId, to: HostId, packet: Packet) {
 pub(crate) fn report(net: &mut Net, to: HostId, _by: IpAddr, report: &IcmpError) {
     let tuple = Tuple::new(on_wire(report.about_source), on_wire(report.about_destination));
     let now = net.now;
+    if let IcmpKind::TooBig { mtu } = report.kind {
+        net.learn_mtu(to, tuple.remote, mtu);
+    }
     let stack = net.host_mut(to).tcp.stack();
     let Some(&key) = stack.by_tuple.get(&tuple) else { return };
     if let Some(connection) = stack.connections.get_mut(key) {
@@ -140,12 +147,11 @@ fn pump(net: &mut Net, host: HostId) {
         let remote = packet.destination.ip();
         match net.route(host, remote) {
             Some(to) => {
-                if let (Some(mtu), Some(key)) = (net.transmit(host, to, packet), key) {
-                    let stack = net.host_mut(host).tcp.stack();
-                    if let Some(connection) = stack.connections.get_mut(key) {
-                        connection.tcb.path_mss(mtu.saturating_sub(headers(remote)));
-                    }
-                    stack.settle(now, key);
+                let interface = net.host(to).interface_of(remote);
+                let interface = if to == host { LOOPBACK } else { interface };
+                if let Some((mtu, packet)) = net.offer(host, to, interface, packet) {
+                    net.record(host, to, &packet, TraceEvent::Dropped(Reason::TooBig));
+                    too_big(net, (host, to), key, &packet, mtu);
                 }
             }
             None => {
@@ -172,6 +178,27 @@ fn pump(net: &mut Net, host: HostId) {
     }
     if let Some(at) = at {
         net.set_timer(host, at, TIMERS);
+    }
+}
+
+/// A segment is too long for the link. A router tells so; where there is none, the host knows.
+fn too_big(
+    net: &mut Net,
+    (host, to): (HostId, HostId),
+    key: Option<Key>,
+    packet: &Packet,
+    mtu: u32,
+) {
+    if to != host {
+        return net.refuse_on_the_way(host, to, packet, IcmpKind::TooBig { mtu });
+    }
+    let now = net.now;
+    let stack = net.host_mut(host).tcp.stack();
+    if let Some(key) = key {
+        if let Some(connection) = stack.connections.get_mut(key) {
+            connection.tcb.path_mss(mtu.saturating_sub(headers(packet.destination.ip())));
+        }
+        stack.settle(now, key);
     }
 }
 
@@ -226,10 +253,11 @@ pub(crate) fn open(
     let now = net.now;
     let tuple = tuple_of(net, host, spec)?;
     let is_own = net.route(host, tuple.remote) == Some(host);
+    let known = net.host(host).mtu(now, tuple.remote);
     let state = net.host_mut(host);
     let incarnation = state.incarnation;
     let stack = state.tcp.stack();
-    let mtu = if is_own { LOOPBACK_MTU } else { MTU };
+    let mtu = (if is_own { LOOPBACK_MTU } else { MTU }, known);
     let mapped = spec.peer.is_ipv6();
     let key = stack.connect(now, tuple, mtu, &spec.options, Signal::new(token), mapped);
     pump(net, host);

@@ -30,6 +30,9 @@ pub(super) fn headers(ip: IpAddr) -> u32 {
     if ip.is_ipv4() { 40 } else { 60 }
 }
 
+/// The longest packet of the interface, and of the path as far as that is known.
+pub(super) type Mtu = (u32, Option<u32>);
+
 /// Everything of TCP on one host.
 pub(super) struct Stack {
     pub(super) connections: Slots<Connection>,
@@ -156,7 +159,7 @@ impl Stack {
         &mut self,
         now: u64,
         tuple: Tuple,
-        mtu: u32,
+        mtu: Mtu,
         options: &[StreamOption],
         signal: Rc<Signal>,
         mapped: bool,
@@ -171,10 +174,12 @@ impl Stack {
         key
     }
 
-    fn setup(&mut self, now: u64, tuple: &Tuple, mtu: u32, options: &[StreamOption]) -> Setup {
+    fn setup(&mut self, now: u64, tuple: &Tuple, mtu: Mtu, options: &[StreamOption]) -> Setup {
+        let mss = |mtu: u32| mtu.saturating_sub(headers(tuple.remote));
         let mut setup = Setup {
             isn: self.isn(now, tuple),
-            mss: mtu.saturating_sub(headers(tuple.remote)).clamp(48, 65_495) as u16,
+            mss: mss(mtu.0).clamp(48, 65_495) as u16,
+            path_mss: mtu.1.map(mss),
             recv_room: ports::BUFFER / 2,
             send_room: ports::BUFFER / 2,
         };
@@ -189,7 +194,7 @@ impl Stack {
     }
 
     /// A segment has come.
-    pub(super) fn receive(&mut self, now: u64, packet: &Packet, segment: &Segment, mtu: u32) {
+    pub(super) fn receive(&mut self, now: u64, packet: &Packet, segment: &Segment, mtu: Mtu) {
         let tuple = Tuple::new(packet.destination, packet.source);
         if let Some(&key) = self.by_tuple.get(&tuple) {
             return self.receive_for(now, key, segment);
@@ -279,7 +284,7 @@ impl Stack {
     }
 
     /// Answers a SYN, if there is room for one more connection.
-    fn answer(&mut self, now: u64, listener: Key, tuple: Tuple, syn: &Segment, mtu: u32) {
+    fn answer(&mut self, now: u64, listener: Key, tuple: Tuple, syn: &Segment, mtu: Mtu) {
         let Some(parent) = self.listeners.get_mut(listener) else { return };
         if parent.is_full() || parent.half_open >= parent.backlog.max(HALF_OPEN) {
             return;

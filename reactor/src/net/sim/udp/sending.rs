@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::super::host::{HostId, HostState, LOOPBACK, same_network};
 use super::super::links::Reason;
 use super::super::network::{LOOPBACK_MTU, MTU, Net, corrupted};
-use super::super::packet::{Body, IcmpError, IcmpKind, Packet, UDP, ip_header_len};
+use super::super::packet::{Body, IcmpError, IcmpKind, Packet, TCP, UDP, ip_header_len};
 use super::super::trace::TraceEvent;
 use super::options::Options;
 use super::{Path, State, on_wire};
@@ -327,7 +327,13 @@ impl Net {
     }
 
     /// A router answers for the packet, which gets no further.
-    fn refuse_on_the_way(&mut self, from: HostId, to: HostId, packet: &Packet, kind: IcmpKind) {
+    pub(in crate::net::sim) fn refuse_on_the_way(
+        &mut self,
+        from: HostId,
+        to: HostId,
+        packet: &Packet,
+        kind: IcmpKind,
+    ) {
         let Some(router) = self.host(from).router_for(packet.source.ip()) else { return };
         let answer = icmp(router, packet, kind);
         self.transmit_by(to, from, 0, answer);
@@ -403,7 +409,7 @@ pub(super) fn icmp(by: IpAddr, packet: &Packet, kind: IcmpKind) -> Packet {
             kind,
             about_source: packet.source,
             about_destination: packet.destination,
-            protocol: UDP,
+            protocol: if matches!(packet.body, Body::Tcp(_)) { TCP } else { UDP },
         }),
     }
 }
