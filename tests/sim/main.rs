@@ -12,3 +12,4 @@ mod names_and_jobs;
 mod repeating;
 mod running;
 mod udp;
+mod zones;

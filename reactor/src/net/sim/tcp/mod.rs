@@ -216,6 +216,7 @@ pub(crate) fn listen(
     if !bind.ip().is_unspecified() && !state.has(bind.ip()) {
         return Err(refused(libc::EADDRNOTAVAIL));
     }
+    state.check_own_zone(spec.bind, 0).map_err(refused)?;
     let incarnation = state.incarnation;
     let stack = state.tcp.stack();
     let place = Place { ip: bind.ip(), family: spec.family };
@@ -290,6 +291,10 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
             if !state.has(bind.ip()) {
                 return Err(OpenError::Bind(errno(libc::EADDRNOTAVAIL)));
             }
+            if let Some(named) = spec.bind {
+                let checked = state.check_own_zone(named, 0);
+                checked.map_err(|code| OpenError::Bind(errno(code)))?;
+            }
             bind.ip()
         }
         _ => state.source_for(remote.ip()).ok_or_else(|| failed(libc::ENETUNREACH))?,
@@ -297,6 +302,8 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
     if source.is_ipv4() != remote.is_ipv4() {
         return Err(failed(libc::EINVAL));
     }
+    let bound = asked.map_or(0, |bind| state.zone_of(bind.ip()));
+    state.check_peer_zone(spec.peer, bound).map_err(failed)?;
     let stack = state.tcp.stack();
     let mut tuple = Tuple::new(SocketAddr::new(source, 0), remote);
     match asked.map_or(0, |bind| bind.port()) {

@@ -12,9 +12,9 @@ use crate::stream::KeepAlive;
 
 /// Smallest segment size that a peer may ask for (Linux: `net.ipv4.tcp_min_snd_mss`).
 const LEAST_MSS: u32 = 48;
-/// Smallest one that a path may: what fits with the headers of IPv6 into the narrowest link. A
+/// Smallest one that a path may: what fits with the headers into the narrowest link of IPv4. A
 /// system would rather have routers cut its segments; here they do not, and all must arrive.
-const LEAST_PATH_MSS: u32 = 8;
+const LEAST_PATH_MSS: u32 = 28;
 /// Linux: how long a closed socket waits for the end of the other side (`tcp_fin_timeout`).
 pub(super) const FIN_TIMEOUT: u64 = 60_000_000_000;
 

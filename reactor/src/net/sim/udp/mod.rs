@@ -141,6 +141,14 @@ impl State {
         }
     }
 
+    /// The interface that a link-local address has confined it to; 0 for none.
+    fn zone(&self) -> u32 {
+        match self.local.get() {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+            _ => 0,
+        }
+    }
+
     /// Whether it is bound so that it covers `ip`: to that address, or to all of its family.
     fn covers(&self, ip: IpAddr) -> bool {
         covers(self.local.get().ip(), self.family, ip)

@@ -60,9 +60,13 @@ impl State {
             return Err(errno(libc::EINVAL));
         }
         let control = &datagram.control;
+        // What names a zone has it looked at each time.
+        let zoned = matches!(destination, SocketAddr::V6(v6) if v6.scope_id() != 0);
         let plain = control.is_none();
         let target = match self.path.get() {
-            Some(path) if plain && path.destination == destination.ip() => Target::One(path),
+            Some(path) if plain && !zoned && path.destination == destination.ip() => {
+                Target::One(path)
+            }
             _ => {
                 if destination.ip().is_unspecified() {
                     destination.set_ip(loopback(destination.ip()));
@@ -104,7 +108,7 @@ impl State {
         drop(options);
         match target {
             Target::One(path) => {
-                if plain {
+                if plain && !zoned {
                     self.path.set(Some(path));
                 }
                 net.send_to_one(host, path, packet, mode);
@@ -143,7 +147,7 @@ impl State {
             let interface = self.outgoing(own, ip, &wishes)?;
             let source = match (ip, options.multicast_source) {
                 (IpAddr::V4(_), Some(source)) => Some(source.into()),
-                _ => own.address_on(interface, ip),
+                _ => own.source_on(interface, ip),
             };
             let source = source.ok_or_else(|| errno(libc::ENETUNREACH))?;
             return Ok(Target::Many { interface, source });
@@ -160,6 +164,8 @@ impl State {
             return Ok(Target::Many { interface, source });
         }
         let source = own.source_for(ip).ok_or_else(|| errno(libc::ENETUNREACH))?;
+        let bound = if named == 0 { self.zone() } else { named };
+        own.check_zone(destination, bound).map_err(errno)?;
         let local = self.local.get().ip();
         let to = net.route(host, ip);
         if to != Some(host) {
