@@ -40,7 +40,7 @@ use std::rc::Rc;
 use self::address::{Place, Tuple, on_wire};
 use self::ports::Sharing;
 use self::sockets::{Owner, SimListener, SimStream, errno};
-use self::stack::{Listener, Stack, headers};
+use self::stack::{Listener, Stack, Way, headers};
 use super::host::{HostAddress, HostId, LOOPBACK, Signal, broadcast_of, same_network};
 use super::links::Reason;
 use super::network::{MTU, Net, SharedNet};
@@ -95,8 +95,12 @@ pub(crate) fn deliver(net: &mut Net, from: HostId, to: HostId, packet: Packet) {
     let now = net.now;
     let mtu = if from == to { LOOPBACK_MTU } else { MTU };
     if let Body::Tcp(segment) = &packet.body {
-        let known = net.host(to).mtu(now, packet.source.ip());
-        net.host_mut(to).tcp.stack().receive(now, &packet, segment, (mtu, known));
+        let host = net.host(to);
+        let path_mtu = host.mtu(now, packet.source.ip());
+        let interface =
+            if from == to { LOOPBACK } else { host.interface_of(packet.destination.ip()) };
+        let way = Way { interface, mtu, path_mtu };
+        net.host_mut(to).tcp.stack().receive(now, &packet, segment, way);
         pump(net, to);
     }
 }
@@ -216,11 +220,20 @@ pub(crate) fn listen(
     if !bind.ip().is_unspecified() && !state.has(bind.ip()) {
         return Err(refused(libc::EADDRNOTAVAIL));
     }
-    state.check_own_zone(spec.bind, 0).map_err(refused)?;
+    let device = match &spec.device {
+        None => 0,
+        Some(name) => {
+            let interfaces = state.interfaces();
+            let named = interfaces.iter().find(|one| one.name() == name);
+            let unknown = || OpenError::Option("device", errno(libc::ENODEV));
+            named.ok_or_else(unknown)?.index()
+        }
+    };
+    state.check_own_zone(spec.bind, device).map_err(refused)?;
     let incarnation = state.incarnation;
     let stack = state.tcp.stack();
     let place = Place { ip: bind.ip(), family: spec.family };
-    let sharing = Sharing { address: spec.reuse_address, port: spec.reuse_port };
+    let sharing = Sharing { address: spec.reuse_address, port: spec.reuse_port, device };
     let port = match bind.port() {
         0 => stack.free_port(now, place),
         port => Some(port).filter(|port| stack.is_free(now, place, *port, sharing)),
@@ -232,6 +245,7 @@ pub(crate) fn listen(
         backlog: spec.backlog as usize,
         reuse_address: spec.reuse_address,
         reuse_port: spec.reuse_port,
+        device,
         options: spec.options.clone(),
         signal: Signal::new(token),
         queue: Default::default(),
@@ -254,13 +268,14 @@ pub(crate) fn open(
     let now = net.now;
     let tuple = tuple_of(net, host, spec)?;
     let is_own = net.route(host, tuple.remote) == Some(host);
-    let known = net.host(host).mtu(now, tuple.remote);
+    let path_mtu = net.host(host).mtu(now, tuple.remote);
     let state = net.host_mut(host);
     let incarnation = state.incarnation;
     let stack = state.tcp.stack();
-    let mtu = (if is_own { LOOPBACK_MTU } else { MTU }, known);
+    let mtu = if is_own { LOOPBACK_MTU } else { MTU };
+    let way = Way { interface: 0, mtu, path_mtu };
     let mapped = spec.peer.is_ipv6();
-    let key = stack.connect(now, tuple, mtu, &spec.options, Signal::new(token), mapped);
+    let key = stack.connect(now, tuple, way, &spec.options, Signal::new(token), mapped);
     pump(net, host);
     let owner = Owner { net: Rc::clone(shared), host, incarnation };
     Ok(Rc::new(SimStream { owner, key }))
