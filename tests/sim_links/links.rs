@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use strand_reactor::sim::{HostError, Latency, Link, Loss, World};
+use strand_reactor::sim::{HostError, Latency, Link, Loss, Rule, World};
 use strand_reactor::{PathMtu, UdpOptions};
 
 use super::support::{MS, Pair, Seen, Witness};
@@ -107,7 +107,7 @@ fn a_narrow_link_sends_one_after_the_other_and_drops_what_has_no_room() -> anyho
 fn what_a_host_sends_to_itself_passes_no_link_but_one_of_its_own() -> anyhow::Result<()> {
     let pair = Pair::new(6)?;
     pair.world.default_link(Link::new().loss(1.0));
-    let _storm = pair.world.rule(strand_reactor::sim::Rule::drop())?;
+    let _storm = pair.world.rule(Rule::drop())?;
     let own = "10.0.0.1:1000".parse()?;
     pair.a.write_to(b"1", own)?;
     pair.world.run_for(MS)?;
@@ -229,5 +229,21 @@ fn routers_of_ipv6_cut_nothing_and_tell_the_sender_at_once() -> anyhow::Result<(
     const EMSGSIZE: i32 = 90;
     assert_eq!(at_a.take(), [Seen::NetworkError(Some(EMSGSIZE))]);
     assert_eq!((at_b.numbers(), port.path_mtu()?), (vec![2], 1_400));
+    Ok(())
+}
+
+#[test]
+fn pieces_pass_links_and_rules_once_and_the_narrowest_cuts_them() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    pair.world.default_link(Link::new().mtu(1_000));
+    // A megabyte in a second: the pieces of 60,000 bytes take 61 ms and a half with their headers.
+    let uplink = Link::new().mtu(1_400).bandwidth(8_000_000, 1 << 20);
+    let uplink = pair.world.rule(Rule::through(uplink).from("a"))?;
+    pair.a_writes(&[1; 60_000])?;
+    pair.world.run_for(SECOND)?;
+    let (at, seen) = pair.at_b.seen.borrow()[0].clone();
+    assert_eq!(seen, Seen::Datagram(vec![1; 60_000]));
+    assert_eq!(uplink.hits(), 60_008_u64.div_ceil(976), "as many as there are pieces");
+    assert!((60 * MS..63 * MS).contains(&at), "{at:?}");
     Ok(())
 }

@@ -186,6 +186,23 @@ impl Rules {
         Verdict::Passed
     }
 
+    /// The least MTU that the packet may meet, if it is longer.
+    pub(super) fn narrowest(
+        &self,
+        now_ns: u64,
+        (from, to): (HostId, HostId),
+        packet: &Packet,
+    ) -> Option<u32> {
+        let too_small = |rule: &Active<PacketEffect>| match &rule.effect {
+            PacketEffect::Through(stage) => stage.0.too_small_for(packet),
+            PacketEffect::Drop | PacketEffect::Partition => None,
+        };
+        let concern = |rule: &&Active<PacketEffect>| {
+            rule.lasts(now_ns) && rule.concerns(now_ns, from, to, packet)
+        };
+        self.packets.iter().filter(concern).filter_map(too_small).min()
+    }
+
     /// The errno with which a call is to fail, if it is; and when to try again, if that is known.
     pub(super) fn refuses(
         &mut self,
@@ -271,6 +288,12 @@ impl<E> Active<E> {
     }
 
     fn has_packet(&mut self, now_ns: u64, from: HostId, to: HostId, packet: &Packet) -> bool {
+        self.concerns(now_ns, from, to, packet)
+            && self.condition.as_mut().is_none_or(|condition| condition(&PacketView(packet)))
+    }
+
+    /// Whether it is about such packets now, as far as it can be told without its condition.
+    fn concerns(&self, now_ns: u64, from: HostId, to: HostId, packet: &Packet) -> bool {
         let side = |set: &Option<HostSet>, id| set.as_ref().is_none_or(|set| set.contains(id));
         self.schedule.applies(now_ns)
             && self.left != Some(0)
@@ -278,7 +301,6 @@ impl<E> Active<E> {
                 || self.both_ways && side(&self.from, to) && side(&self.to, from))
             && (from != to || self.from.is_some() && self.to.is_some())
             && self.traffic.has_packet(packet)
-            && self.condition.as_mut().is_none_or(|condition| condition(&PacketView(packet)))
     }
 
     fn write(&self, now_ns: u64, effect: &str, text: &mut dyn fmt::Write) -> fmt::Result {

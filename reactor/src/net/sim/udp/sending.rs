@@ -284,18 +284,18 @@ impl Net {
         local: u32,
         mode: u8,
     ) -> Option<(u32, Packet)> {
-        let (v4, wire_len) = (packet.destination.is_ipv4(), packet.wire_len());
-        let (mtu, packet) = self.offer(from, to, interface, packet)?;
-        let is_cut = wire_len > local as usize;
-        let whole = !matches!(mode, FRAGMENT | INTERFACE | OMIT);
-        let piece = if is_cut { mtu.min(local) } else { mtu };
-        match v4 {
-            true if is_cut || !whole => self.fragment(from, to, interface, packet, piece),
-            // The pieces are whole to routers.
-            false if is_cut && local <= mtu => self.fragment(from, to, interface, packet, piece),
-            _ => return Some((mtu, packet)),
+        let v4 = packet.destination.is_ipv4();
+        let is_cut = packet.wire_len() > local as usize;
+        let may_be_cut = is_cut || (v4 && matches!(mode, FRAGMENT | INTERFACE | OMIT));
+        if may_be_cut && let Some(mtu) = self.links.narrowest(self.now, (from, to), &packet) {
+            let piece = if is_cut { mtu.min(local) } else { mtu };
+            // To routers of IPv6 the pieces are whole.
+            if v4 || local <= mtu {
+                self.fragment(from, to, interface, packet, piece);
+                return None;
+            }
         }
-        None
+        self.offer(from, to, interface, packet)
     }
 
     /// As [`carry`](Self::carry), where nobody is told of what does not fit: of what goes to many.
