@@ -303,3 +303,14 @@ fn a_port_on_one_interface_hears_of_nobody_on_another() -> anyhow::Result<()> {
     assert_eq!(ends("10.0.0.1:80")?, ["made"]);
     Ok(())
 }
+
+#[test]
+fn what_comes_from_loopback_does_not_leave_the_host() -> anyhow::Result<()> {
+    let (world, server, client) = two_hosts();
+    listen(&server, "0.0.0.0:7", [])?;
+    let options = ConnectOptions::parse("10.0.0.1:7")?.local_addr(([127, 0, 0, 1], 0));
+    let log = attempt(&client, options)?;
+    assert_eq!(when(&world, &log, 1)?, Duration::ZERO);
+    assert_eq!(lines(&log), ["failed: Invalid argument (os error 22)"]);
+    Ok(())
+}

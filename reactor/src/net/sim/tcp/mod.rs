@@ -314,7 +314,10 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
         }
         _ => state.source_for(remote.ip()).ok_or_else(|| failed(libc::ENETUNREACH))?,
     };
-    if source.is_ipv4() != remote.is_ipv4() {
+    // What comes from 127.0.0.1 does not leave the host.
+    let leaves = !remote.ip().is_loopback() && !state.has(remote.ip());
+    let is_stuck = source.is_ipv4() && source.is_loopback() && leaves;
+    if source.is_ipv4() != remote.is_ipv4() || is_stuck {
         return Err(failed(libc::EINVAL));
     }
     let bound = asked.map_or(0, |bind| state.zone_of(bind.ip()));

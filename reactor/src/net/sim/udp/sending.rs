@@ -82,6 +82,8 @@ impl State {
         let source = match control.source {
             Some(source) => source.to_canonical(),
             None if local.ip().is_unspecified() => of_path,
+            // Who is bound to a group or a broadcast address sends from one of the host's own.
+            None if !net.host(host).has(local.ip()) => of_path,
             None => local.ip(),
         };
         if !plain && !net.host(host).has(source) {
@@ -169,8 +171,13 @@ impl State {
         let local = self.local.get().ip();
         let to = net.route(host, ip);
         if to != Some(host) {
-            if local.is_loopback() {
-                return Err(errno(libc::EINVAL));
+            match local {
+                IpAddr::V4(v4) if v4.is_loopback() => return Err(errno(libc::EINVAL)),
+                // It leaves, and nobody takes it.
+                IpAddr::V6(v6) if v6.is_loopback() => {
+                    return Ok(Target::Nobody { near: false, source });
+                }
+                _ => {}
             }
             if named == LOOPBACK {
                 return Err(errno(libc::ENETUNREACH));
