@@ -1,19 +1,14 @@
 //! Layers between a connection and its protocol.
 
 use std::cell::{Cell, RefCell};
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-use strand_reactor::{
-    ConnectionLost, Flow, Handle, PeerAddr, Protocol, Reactor, StreamLayer, Transport, WriteError,
-};
+use strand_reactor::{ConnectionLost, Flow, Handle, Protocol, StreamLayer, Transport, WriteError};
 
-fn hang(handle: &Handle) {
-    handle.stop();
-    panic!("the test hangs");
-}
+mod ground;
+
+use ground::{Ground, everywhere};
 
 type Log = Rc<RefCell<Vec<String>>>;
 type Push = Box<dyn FnMut(&Transport) -> anyhow::Result<()>>;
@@ -46,35 +41,15 @@ impl Protocol for Echo {
 }
 
 /// Sends `data` to an echo behind layers, and returns what comes back.
+#[track_caller]
 fn echoed(
+    ground: &Ground,
     log: &Log,
     data: Vec<u8>,
     push: impl FnMut(&Transport) -> anyhow::Result<()> + 'static,
 ) -> Vec<u8> {
-    let reactor = Reactor::new().expect("a reactor");
-    reactor.call_later(Duration::from_secs(60), hang).unref();
-    let mut echo = Some(Echo { log: Rc::clone(log), push: Box::new(push) });
-    let port = reactor.listen_tcp("127.0.0.1:0", move |_: PeerAddr| echo.take()).expect("a port");
-    let address = port.local_addr().expect("bound");
-    let peer = std::thread::spawn(move || {
-        let mut stream = TcpStream::connect(address).expect("a connection");
-        let mut sender = stream.try_clone().expect("a clone");
-        let writer = std::thread::spawn(move || {
-            sender.write_all(&data).expect("sent");
-            sender.shutdown(Shutdown::Write).expect("an end");
-        });
-        let mut back = Vec::new();
-        stream.read_to_end(&mut back).expect("an orderly end");
-        writer.join().expect("the writer is content");
-        back
-    });
-    while !log.borrow().iter().any(|what| what.starts_with("lost")) {
-        reactor.iterate(None).expect("a turn");
-    }
-    port.stop_listening();
-    reactor.run().expect("the loop runs");
-    assert_eq!(reactor.stats().callback_panics, 0);
-    peer.join().expect("the peer is content")
+    let echo = Echo { log: Rc::clone(log), push: Box::new(push) };
+    ground.against(echo, move |mut peer| peer.exchange(&data))
 }
 
 /// Counts what passes.
@@ -154,54 +129,60 @@ fn pattern(len: usize) -> Vec<u8> {
 
 #[test]
 fn a_layer_that_counts_sees_every_byte_both_ways() {
-    let (log, received, written) =
-        (Log::default(), Rc::<Cell<usize>>::default(), Rc::<Cell<usize>>::default());
-    let (inward, outward) = (Rc::clone(&received), Rc::clone(&written));
-    let seen = Rc::clone(&log);
-    let back = echoed(&log, pattern(3_000_000), move |transport| {
-        let (received, written) = (Rc::clone(&inward), Rc::clone(&outward));
-        transport.push_layer(Count { received, written, log: Rc::clone(&seen) })?;
-        Ok(())
+    everywhere(|ground| {
+        let (log, received, written) =
+            (Log::default(), Rc::<Cell<usize>>::default(), Rc::<Cell<usize>>::default());
+        let (inward, outward) = (Rc::clone(&received), Rc::clone(&written));
+        let seen = Rc::clone(&log);
+        let back = echoed(ground, &log, pattern(3_000_000), move |transport| {
+            let (received, written) = (Rc::clone(&inward), Rc::clone(&outward));
+            transport.push_layer(Count { received, written, log: Rc::clone(&seen) })?;
+            Ok(())
+        });
+        assert!(back == pattern(3_000_000));
+        assert_eq!((received.get(), written.get()), (3_000_000, 3_000_000));
+        assert_eq!(*log.borrow(), ["read lost", "layer closed in order", "lost: closed in order"]);
     });
-    assert!(back == pattern(3_000_000));
-    assert_eq!((received.get(), written.get()), (3_000_000, 3_000_000));
-    assert_eq!(*log.borrow(), ["read lost", "layer closed in order", "lost: closed in order"]);
 }
 
 #[test]
 fn a_layer_that_transforms_and_holds_back_loses_nothing() {
-    for len in [0, 1, 999, 1000, 1001, 2_000_001] {
-        let log = Log::default();
-        let back = echoed(&log, pattern(len), |transport| {
-            transport.push_layer(Blocks::default())?;
-            Ok(())
-        });
-        assert!(back == [b"<", &pattern(len)[..], b">"].concat(), "{len}: {}", back.len());
-        assert_eq!(*log.borrow(), ["read lost", "lost: closed in order"]);
-    }
+    everywhere(|ground| {
+        for len in [0, 1, 999, 1000, 1001, 2_000_001] {
+            let log = Log::default();
+            let back = echoed(ground, &log, pattern(len), |transport| {
+                transport.push_layer(Blocks::default())?;
+                Ok(())
+            });
+            assert!(back == [b"<", &pattern(len)[..], b">"].concat(), "{len}: {}", back.len());
+            assert_eq!(*log.borrow(), ["read lost", "lost: closed in order"]);
+        }
+    });
 }
 
 #[test]
 fn layers_stack_and_what_was_written_before_a_push_does_not_pass_it() {
-    let (log, seen) = (Log::default(), Log::default());
-    let (count, deep) = (Rc::<Cell<usize>>::default(), Rc::<Cell<usize>>::default());
-    let (upper, lower, notes) = (Rc::clone(&count), Rc::clone(&deep), Rc::clone(&seen));
-    let back = echoed(&log, pattern(10), move |transport| {
-        let counting = |written: &Rc<Cell<usize>>| Count {
-            received: Rc::default(),
-            written: Rc::clone(written),
-            log: Rc::clone(&notes),
-        };
-        transport.write(b"plain")?;
-        transport.push_layer(counting(&lower))?;
-        transport.write(b"lower")?;
-        transport.push_layer(Blocks::default())?;
-        transport.push_layer(counting(&upper))?;
-        assert!(matches!(transport.try_write(b"x"), Err(WriteError::WouldBlock)));
-        Ok(())
+    everywhere(|ground| {
+        let (log, seen) = (Log::default(), Log::default());
+        let (count, deep) = (Rc::<Cell<usize>>::default(), Rc::<Cell<usize>>::default());
+        let (upper, lower, notes) = (Rc::clone(&count), Rc::clone(&deep), Rc::clone(&seen));
+        let back = echoed(ground, &log, pattern(10), move |transport| {
+            let counting = |written: &Rc<Cell<usize>>| Count {
+                received: Rc::default(),
+                written: Rc::clone(written),
+                log: Rc::clone(&notes),
+            };
+            transport.write(b"plain")?;
+            transport.push_layer(counting(&lower))?;
+            transport.write(b"lower")?;
+            transport.push_layer(Blocks::default())?;
+            transport.push_layer(counting(&upper))?;
+            assert!(matches!(transport.try_write(b"x"), Err(WriteError::WouldBlock)));
+            Ok(())
+        });
+        assert!(back == [b"plainlower<", &pattern(10)[..], b">"].concat(), "{back:?}");
+        assert_eq!((count.get(), deep.get()), (10, "lower<".len() + 10 + ">".len()));
     });
-    assert!(back == [b"plainlower<", &pattern(10)[..], b">"].concat(), "{back:?}");
-    assert_eq!((count.get(), deep.get()), (10, "lower<".len() + 10 + ">".len()));
 }
 
 struct Broken;
@@ -214,18 +195,20 @@ impl StreamLayer for Broken {
 
 #[test]
 fn a_failing_layer_closes_the_connection_with_its_error() {
-    let log = Log::default();
-    let done = Rc::new(RefCell::new(Vec::new()));
-    let result = Rc::clone(&done);
-    let back = echoed(&log, pattern(10), move |transport| {
-        transport.push_layer(Broken)?;
-        let done = Rc::clone(&result);
-        transport.write_then(b"hello", move |result| done.borrow_mut().push(result.ok()))?;
-        Ok(())
+    everywhere(|ground| {
+        let log = Log::default();
+        let done = Rc::new(RefCell::new(Vec::new()));
+        let result = Rc::clone(&done);
+        let back = echoed(ground, &log, pattern(10), move |transport| {
+            transport.push_layer(Broken)?;
+            let done = Rc::clone(&result);
+            transport.write_then(b"hello", move |result| done.borrow_mut().push(result.ok()))?;
+            Ok(())
+        });
+        assert_eq!(back, b"hello");
+        assert_eq!(*log.borrow(), ["lost: bad record"]);
+        assert_eq!(*done.borrow(), [Some(5)]);
     });
-    assert_eq!(back, b"hello");
-    assert_eq!(*log.borrow(), ["lost: bad record"]);
-    assert_eq!(*done.borrow(), [Some(5)]);
 }
 
 /// Keeps what is written until it is woken.
@@ -268,13 +251,15 @@ impl StreamLayer for Late {
 
 #[test]
 fn the_connection_is_not_closed_before_a_layer_has_let_go() {
-    let log = Log::default();
-    let back = echoed(&log, pattern(1234), |transport| {
-        transport.push_layer(Late::default())?;
-        Ok(())
+    everywhere(|ground| {
+        let log = Log::default();
+        let back = echoed(ground, &log, pattern(1234), |transport| {
+            transport.push_layer(Late::default())?;
+            Ok(())
+        });
+        assert!(back == pattern(1234), "{}", back.len());
+        assert_eq!(*log.borrow(), ["read lost", "lost: closed in order"]);
     });
-    assert!(back == pattern(1234), "{}", back.len());
-    assert_eq!(*log.borrow(), ["read lost", "lost: closed in order"]);
 }
 
 /// Sends an alert and fails when it sees a `!`.
@@ -303,12 +288,14 @@ impl StreamLayer for Shift {
 
 #[test]
 fn what_a_layer_sends_before_it_fails_leaves_through_the_layers_below() {
-    let log = Log::default();
-    let back = echoed(&log, b"!".to_vec(), |transport| {
-        transport.push_layer(Shift)?;
-        transport.push_layer(Strict)?;
-        Ok(())
+    everywhere(|ground| {
+        let log = Log::default();
+        let back = echoed(ground, &log, b"!".to_vec(), |transport| {
+            transport.push_layer(Shift)?;
+            transport.push_layer(Strict)?;
+            Ok(())
+        });
+        assert_eq!(back, b"bmfsu");
+        assert_eq!(*log.borrow(), ["lost: not allowed"]);
     });
-    assert_eq!(back, b"bmfsu");
-    assert_eq!(*log.borrow(), ["lost: not allowed"]);
 }

@@ -9,17 +9,21 @@ use std::time::Duration;
 
 use strand_reactor::{
     AddressFamily, Answer, ClientFactory, ConnectError, ConnectOptions, Connector, ConnectorState,
-    Handle, ListenError, ListeningPort, PeerAddr, Protocol, Query, QueryId, Reactor, Resolve,
-    ResolveError, Transport,
+    Handle, ListenError, ListeningPort, PeerAddr, Protocol, Query, QueryId, Resolve, ResolveError,
+    Transport,
 };
 
-#[path = "common/watchdog.rs"]
-mod watchdog;
+mod ground;
 
-use watchdog::watchdog;
+use ground::{Ground, everywhere, over_loopback};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// The addresses of the server.
+fn addresses(ground: &Ground) -> (IpAddr, IpAddr) {
+    (ground.any_port().ip(), ground.v6().unwrap_or(V6))
+}
 
 /// What the test and its resolver share.
 #[derive(Default)]
@@ -55,11 +59,11 @@ impl Resolve for Resolver {
 }
 
 fn resolver(
-    reactor: &Reactor,
+    ground: &Ground,
     react: impl FnMut(&Handle, AddressFamily, Answer) -> Option<Answer> + 'static,
 ) -> Shared {
     let asked = Shared::default();
-    reactor.set_resolver(Resolver { asked: Rc::clone(&asked), react: Box::new(react) });
+    ground.client().set_resolver(Resolver { asked: Rc::clone(&asked), react: Box::new(react) });
     asked
 }
 
@@ -111,194 +115,222 @@ impl ClientFactory for Client {
     }
 }
 
-fn run(reactor: &Reactor) {
-    reactor.run().expect("the loop runs");
-    let stats = reactor.stats();
-    assert_eq!((stats.callback_panics, stats.callback_errors), (0, 0));
-    assert!(reactor.streams().is_empty());
+#[track_caller]
+fn run(ground: &Ground) {
+    ground.run();
+    for handle in [ground.server(), ground.client()] {
+        let stats = handle.stats();
+        assert_eq!((stats.callback_panics, stats.callback_errors), (0, 0));
+    }
+    assert!(ground.streams().is_empty());
 }
 
-/// A server on 127.0.0.1 that does not keep the loop going. Nobody has its port on `::1`.
-fn server(reactor: &Reactor) -> (ListeningPort, u16) {
-    let port = reactor.listen_tcp("127.0.0.1:0", |_: PeerAddr| Some(Brief)).expect("a port");
+/// A server over IPv4 that does not keep the loop going. Nobody has its port over IPv6.
+fn server(ground: &Ground) -> (ListeningPort, u16) {
+    let port = ground.server().listen_tcp(ground.any_port(), |_: PeerAddr| Some(Brief));
+    let port = port.expect("a port");
     port.unref().expect("open");
     let number = port.local_addr().expect("bound").port();
     (port, number)
 }
 
-const CONNECTED: &str = "connected to 127.0.0.1";
+fn connected(ground: &Ground) -> String {
+    format!("connected to {}", ground.any_port().ip())
+}
 
 #[test]
 fn localhost_is_connected_to_without_a_resolver() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let asked = resolver(&reactor, |_, _, answer| Some(answer));
-    let (_port, number) = server(&reactor);
-    reactor.connect_tcp(("localhost", number), client(&log)).expect("an attempt");
-    run(&reactor);
-    reactor.connect_tcp(format!("localhost:{number}"), client(&log)).expect("an attempt");
-    run(&reactor);
-    assert_eq!(*log.borrow(), [CONNECTED, CONNECTED]);
-    assert!(asked.borrow().families.is_empty());
+    // The name is that of the own host, on which there is no server else.
+    over_loopback(|ground| {
+        let log = Log::default();
+        let asked = resolver(ground, move |_, _, answer| Some(answer));
+        let (_port, number) = server(ground);
+        ground.client().connect_tcp(("localhost", number), client(&log)).expect("an attempt");
+        run(ground);
+        ground
+            .client()
+            .connect_tcp(format!("localhost:{number}"), client(&log))
+            .expect("an attempt");
+        run(ground);
+        assert_eq!(*log.borrow(), [connected(ground), connected(ground)]);
+        assert!(asked.borrow().families.is_empty());
+    });
 }
 
 #[test]
 fn both_families_are_asked_and_a_refusal_falls_over_to_the_other() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let asked = resolver(&reactor, |_, family, answer| {
-        answer.found(if family == AddressFamily::V6 { [V6] } else { [V4] });
-        None
+    everywhere(|ground| {
+        let (v4, v6) = addresses(ground);
+        let log = Log::default();
+        let asked = resolver(ground, move |_, family, answer| {
+            answer.found(if family == AddressFamily::V6 { [v6] } else { [v4] });
+            None
+        });
+        let (_port, number) = server(ground);
+        let connector =
+            ground.client().connect_tcp(("host.test", number), client(&log)).expect("an attempt");
+        assert_eq!(connector.peer_addr(), None);
+        assert_eq!(connector.label(), format!("tcp host.test:{number}"));
+        assert!(matches!(connector.connect(), Err(ConnectError::IsConnecting)));
+        run(ground);
+        assert_eq!(*log.borrow(), [connected(ground)]);
+        assert_eq!(asked.borrow().families, [AddressFamily::V6, AddressFamily::V4]);
     });
-    let (_port, number) = server(&reactor);
-    let connector = reactor.connect_tcp(("host.test", number), client(&log)).expect("an attempt");
-    assert_eq!(connector.peer_addr(), None);
-    assert_eq!(connector.label(), format!("tcp host.test:{number}"));
-    assert!(matches!(connector.connect(), Err(ConnectError::IsConnecting)));
-    run(&reactor);
-    assert_eq!(*log.borrow(), [CONNECTED]);
-    assert_eq!(asked.borrow().families, [AddressFamily::V6, AddressFamily::V4]);
 }
 
 #[test]
 fn a_family_that_never_answers_does_not_hold_the_other_up_and_is_cancelled() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let asked = resolver(&reactor, |_, family, answer| match family {
-        AddressFamily::V6 => Some(answer),
-        _ => {
-            answer.found([V4]);
-            None
-        }
+    everywhere(|ground| {
+        let (v4, _) = addresses(ground);
+        let log = Log::default();
+        let asked = resolver(ground, move |_, family, answer| match family {
+            AddressFamily::V6 => Some(answer),
+            _ => {
+                answer.found([v4]);
+                None
+            }
+        });
+        let (_port, number) = server(ground);
+        ground.client().connect_tcp(("host.test", number), client(&log)).expect("an attempt");
+        run(ground);
+        assert_eq!(*log.borrow(), [connected(ground)]);
+        let asked = asked.borrow();
+        assert_eq!(asked.cancelled, asked.ids[..1]);
+        assert!(!asked.owed[0].is_wanted());
     });
-    let (_port, number) = server(&reactor);
-    reactor.connect_tcp(("host.test", number), client(&log)).expect("an attempt");
-    run(&reactor);
-    assert_eq!(*log.borrow(), [CONNECTED]);
-    let asked = asked.borrow();
-    assert_eq!(asked.cancelled, asked.ids[..1]);
-    assert!(!asked.owed[0].is_wanted());
 }
 
 #[test]
 fn the_lookup_keeps_the_loop_going_until_its_answer_comes() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    resolver(&reactor, |handle, family, answer| {
-        let later = handle.call_later(Duration::from_millis(1), move |_| match family {
-            AddressFamily::V6 => answer.not_found(),
-            _ => answer.found([V4]),
+    everywhere(|ground| {
+        let (v4, _) = addresses(ground);
+        let log = Log::default();
+        resolver(ground, move |handle, family, answer| {
+            let later = handle.call_later(Duration::from_millis(1), move |_| match family {
+                AddressFamily::V6 => answer.not_found(),
+                _ => answer.found([v4]),
+            });
+            later.unref();
+            None
         });
-        later.unref();
-        None
+        let (_port, number) = server(ground);
+        ground
+            .client()
+            .connect_tcp(("host.test".to_owned(), number), client(&log))
+            .expect("an attempt");
+        run(ground);
+        assert_eq!(*log.borrow(), [connected(ground)]);
     });
-    let (_port, number) = server(&reactor);
-    reactor.connect_tcp(("host.test".to_owned(), number), client(&log)).expect("an attempt");
-    run(&reactor);
-    assert_eq!(*log.borrow(), [CONNECTED]);
 }
 
 #[test]
 fn stopping_during_the_lookup_cancels_it_and_a_late_answer_goes_nowhere() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let asked = resolver(&reactor, |_, _, answer| Some(answer));
-    let (_port, number) = server(&reactor);
-    let connector = reactor.connect_tcp(("host.test", number), client(&log)).expect("an attempt");
-    while asked.borrow().owed.len() < 2 {
-        reactor.iterate(None).expect("a turn");
-    }
-    connector.stop_connecting().expect("connecting");
-    connector.stop_connecting().expect("still connecting");
-    run(&reactor);
-    let cancelled = "Interrupted: the attempt to connect was given up";
-    assert_eq!(*log.borrow(), [cancelled]);
-    assert_eq!(asked.borrow().cancelled, asked.borrow().ids);
-    let owed = std::mem::take(&mut asked.borrow_mut().owed);
-    for answer in owed {
-        assert!(!answer.is_wanted());
-        answer.found([V4]);
-    }
-    run(&reactor);
-    assert_eq!(*log.borrow(), [cancelled]);
+    everywhere(|ground| {
+        let (v4, _) = addresses(ground);
+        let log = Log::default();
+        let asked = resolver(ground, move |_, _, answer| Some(answer));
+        let (_port, number) = server(ground);
+        let connector =
+            ground.client().connect_tcp(("host.test", number), client(&log)).expect("an attempt");
+        ground.turn_until(|| asked.borrow().owed.len() >= 2);
+        connector.stop_connecting().expect("connecting");
+        connector.stop_connecting().expect("still connecting");
+        run(ground);
+        let cancelled = "Interrupted: the attempt to connect was given up";
+        assert_eq!(*log.borrow(), [cancelled]);
+        assert_eq!(asked.borrow().cancelled, asked.borrow().ids);
+        let owed = std::mem::take(&mut asked.borrow_mut().owed);
+        for answer in owed {
+            assert!(!answer.is_wanted());
+            answer.found([v4]);
+        }
+        run(ground);
+        assert_eq!(*log.borrow(), [cancelled]);
+    });
 }
 
 #[test]
 fn an_answer_that_comes_with_the_stop_does_not_reach_the_next_attempt() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let asked = resolver(&reactor, |_, _, answer| Some(answer));
-    let (_port, number) = server(&reactor);
-    let factory = Client { log: Rc::clone(&log), again: 1 };
-    let connector = reactor.connect_tcp(("host.test", number), factory).expect("an attempt");
-    while asked.borrow().owed.len() < 2 {
-        reactor.iterate(None).expect("a turn");
-    }
-    connector.stop_connecting().expect("connecting");
-    // After the stop is on its way, before it is told.
-    for answer in std::mem::take(&mut asked.borrow_mut().owed) {
-        answer.found([V4]);
-    }
-    while asked.borrow().owed.len() < 2 {
-        reactor.iterate(None).expect("a turn");
-    }
-    assert_eq!(connector.state(), ConnectorState::Connecting);
-    assert_eq!(log.borrow().len(), 1);
-    for answer in std::mem::take(&mut asked.borrow_mut().owed) {
-        answer.found([V4]);
-    }
-    run(&reactor);
-    assert_eq!(log.borrow().len(), 2);
-    assert_eq!(log.borrow()[1], CONNECTED);
+    everywhere(|ground| {
+        let (v4, _) = addresses(ground);
+        let log = Log::default();
+        let asked = resolver(ground, move |_, _, answer| Some(answer));
+        let (_port, number) = server(ground);
+        let factory = Client { log: Rc::clone(&log), again: 1 };
+        let connector =
+            ground.client().connect_tcp(("host.test", number), factory).expect("an attempt");
+        ground.turn_until(|| asked.borrow().owed.len() >= 2);
+        connector.stop_connecting().expect("connecting");
+        // After the stop is on its way, before it is told.
+        for answer in std::mem::take(&mut asked.borrow_mut().owed) {
+            answer.found([v4]);
+        }
+        ground.turn_until(|| asked.borrow().owed.len() >= 2);
+        assert_eq!(connector.state(), ConnectorState::Connecting);
+        assert_eq!(log.borrow().len(), 1);
+        for answer in std::mem::take(&mut asked.borrow_mut().owed) {
+            answer.found([v4]);
+        }
+        run(ground);
+        assert_eq!(log.borrow().len(), 2);
+        assert_eq!(log.borrow()[1], connected(ground));
+    });
 }
 
 #[test]
 fn a_reactor_that_stops_cancels_the_lookup_and_tells_the_factory() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let asked = resolver(&reactor, |handle, family, answer| {
-        if family == AddressFamily::V4 {
-            handle.stop();
-        }
-        Some(answer)
+    everywhere(|ground| {
+        let log = Log::default();
+        let asked = resolver(ground, move |handle, family, answer| {
+            if family == AddressFamily::V4 {
+                handle.stop();
+            }
+            Some(answer)
+        });
+        ground.client().connect_tcp("host.test:80", client(&log)).expect("an attempt");
+        run(ground);
+        assert_eq!(*log.borrow(), ["Interrupted: the attempt to connect was given up"]);
+        assert!(asked.borrow().owed.iter().all(|answer| !answer.is_wanted()));
     });
-    reactor.connect_tcp("host.test:80", client(&log)).expect("an attempt");
-    run(&reactor);
-    assert_eq!(*log.borrow(), ["Interrupted: the attempt to connect was given up"]);
-    assert!(asked.borrow().owed.iter().all(|answer| !answer.is_wanted()));
 }
 
 #[test]
 fn the_timeout_of_the_attempt_covers_the_lookup() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let asked = resolver(&reactor, |_, _, answer| Some(answer));
-    let options = ConnectOptions::host("host.test", 80).timeout(Duration::from_millis(10));
-    reactor.connect_tcp(options, client(&log)).expect("an attempt");
-    run(&reactor);
-    assert_eq!(*log.borrow(), ["TimedOut: the attempt to connect took too long"]);
-    assert_eq!(asked.borrow().cancelled, asked.borrow().ids);
+    everywhere(|ground| {
+        let log = Log::default();
+        let asked = resolver(ground, move |_, _, answer| Some(answer));
+        let options = ConnectOptions::host("host.test", 80).timeout(Duration::from_millis(10));
+        ground.client().connect_tcp(options, client(&log)).expect("an attempt");
+        run(ground);
+        assert_eq!(*log.borrow(), ["TimedOut: the attempt to connect took too long"]);
+        assert_eq!(asked.borrow().cancelled, asked.borrow().ids);
+    });
 }
 
 #[test]
 fn a_name_without_addresses_is_told_and_the_next_attempt_asks_anew() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let mut queries = 0;
-    let asked = resolver(&reactor, move |_, family, answer| {
-        queries += 1;
-        match family {
-            AddressFamily::V4 if queries > 2 => answer.found([V4]),
-            _ => answer.not_found(),
-        }
-        None
+    everywhere(|ground| {
+        let (v4, _) = addresses(ground);
+        let log = Log::default();
+        let mut queries = 0;
+        let asked = resolver(ground, move |_, family, answer| {
+            queries += 1;
+            match family {
+                AddressFamily::V4 if queries > 2 => answer.found([v4]),
+                _ => answer.not_found(),
+            }
+            None
+        });
+        let (_port, number) = server(ground);
+        let factory = Client { log: Rc::clone(&log), again: 1 };
+        ground.client().connect_tcp(("host.test", number), factory).expect("an attempt");
+        run(ground);
+        assert_eq!(
+            *log.borrow(),
+            ["NotFound: cannot find the host \"host.test\"", &connected(ground)]
+        );
+        assert_eq!(asked.borrow().families.len(), 4);
     });
-    let (_port, number) = server(&reactor);
-    let factory = Client { log: Rc::clone(&log), again: 1 };
-    reactor.connect_tcp(("host.test", number), factory).expect("an attempt");
-    run(&reactor);
-    assert_eq!(*log.borrow(), ["NotFound: cannot find the host \"host.test\"", CONNECTED]);
-    assert_eq!(asked.borrow().families.len(), 4);
 }
 
 /// Keeps the error, which is the last that a factory is told.
@@ -326,54 +358,61 @@ impl ClientFactory for Failing {
 
 #[test]
 fn the_error_is_that_of_the_lookup_that_says_most() {
-    let _watchdog = watchdog();
-    let reactor = Reactor::new().expect("a reactor");
-    resolver(&reactor, |_, family, answer| {
-        match family {
-            AddressFamily::V6 => answer.not_found(),
-            _ => answer.fail("no server answers"),
-        }
-        None
-    });
-    let told = Rc::default();
-    reactor.connect_tcp("host.test:80", Failing(Rc::clone(&told))).expect("an attempt");
-    run(&reactor);
-    let (name, kind, cause) = told.take().expect("told");
-    assert_eq!((name.as_str(), kind), ("host.test", ErrorKind::Other));
-    assert!(cause.contains("no server answers"), "{cause}");
+    everywhere(|ground| {
+        resolver(ground, move |_, family, answer| {
+            match family {
+                AddressFamily::V6 => answer.not_found(),
+                _ => answer.fail("no server answers"),
+            }
+            None
+        });
+        let told = Rc::default();
+        ground.client().connect_tcp("host.test:80", Failing(Rc::clone(&told))).expect("an attempt");
+        run(ground);
+        let (name, kind, cause) = told.take().expect("told");
+        assert_eq!((name.as_str(), kind), ("host.test", ErrorKind::Other));
+        assert!(cause.contains("no server answers"), "{cause}");
 
-    // Nobody is asked for a name that cannot be one.
-    reactor.connect_tcp(("no..name", 80), Failing(Rc::clone(&told))).expect("an attempt");
-    run(&reactor);
-    assert_eq!(told.take().expect("told").1, ErrorKind::InvalidInput);
+        // Nobody is asked for a name that cannot be one.
+        ground
+            .client()
+            .connect_tcp(("no..name", 80), Failing(Rc::clone(&told)))
+            .expect("an attempt");
+        run(ground);
+        assert_eq!(told.take().expect("told").1, ErrorKind::InvalidInput);
+    });
 }
 
 #[test]
 fn a_local_address_chooses_the_family_that_is_asked_for() {
-    let _watchdog = watchdog();
-    let (reactor, log) = (Reactor::new().expect("a reactor"), Log::default());
-    let asked = resolver(&reactor, |_, _, answer| {
-        answer.found([V6, V4]);
-        None
+    everywhere(|ground| {
+        let (v4, v6) = addresses(ground);
+        let log = Log::default();
+        let asked = resolver(ground, move |_, _, answer| {
+            answer.found([v6, v4]);
+            None
+        });
+        let (_port, number) = server(ground);
+        let options = ConnectOptions::host("host.test", number);
+        let options = options.local_addr((ground.free_at_client().ip(), 0));
+        ground.client().connect_tcp(options, client(&log)).expect("an attempt");
+        run(ground);
+        assert_eq!(*log.borrow(), [connected(ground)]);
+        assert_eq!(asked.borrow().families, [AddressFamily::V4]);
     });
-    let (_port, number) = server(&reactor);
-    let options = ConnectOptions::host("host.test", number).local_addr((Ipv4Addr::LOCALHOST, 0));
-    reactor.connect_tcp(options, client(&log)).expect("an attempt");
-    run(&reactor);
-    assert_eq!(*log.borrow(), [CONNECTED]);
-    assert_eq!(asked.borrow().families, [AddressFamily::V4]);
 }
 
 #[test]
 fn literals_stay_literals_and_listening_looks_nothing_up() {
-    let address = SocketAddr::from((V4, 80));
-    assert_eq!(ConnectOptions::from(("127.0.0.1", 80)).addresses(), [address]);
-    assert_eq!(ConnectOptions::from((Ipv4Addr::LOCALHOST, 80)).addresses(), [address]);
-    assert_eq!(ConnectOptions::from(("::1".to_owned(), 80)).addresses(), [(V6, 80).into()]);
-    for bad in ["1.2.3:80", "a b:80", "example.com", ":80", "::1:80"] {
-        assert!(ConnectOptions::parse(bad).is_err(), "{bad}");
-    }
-    let reactor = Reactor::new().expect("a reactor");
-    let refused = reactor.listen_tcp("localhost:0", |_: PeerAddr| Some(Brief));
-    assert!(matches!(refused, Err(ListenError::Address(_))));
+    everywhere(|ground| {
+        let address = SocketAddr::from((V4, 80));
+        assert_eq!(ConnectOptions::from(("127.0.0.1", 80)).addresses(), [address]);
+        assert_eq!(ConnectOptions::from((Ipv4Addr::LOCALHOST, 80)).addresses(), [address]);
+        assert_eq!(ConnectOptions::from(("::1".to_owned(), 80)).addresses(), [(V6, 80).into()]);
+        for bad in ["1.2.3:80", "a b:80", "example.com", ":80", "::1:80"] {
+            assert!(ConnectOptions::parse(bad).is_err(), "{bad}");
+        }
+        let refused = ground.server().listen_tcp("localhost:0", |_: PeerAddr| Some(Brief));
+        assert!(matches!(refused, Err(ListenError::Address(_))));
+    });
 }

@@ -1,11 +1,9 @@
 //! RFC 867.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use strand_reactor::{Datagram, DatagramProtocol, DatagramTransport};
-
 use crate::Guard;
+use crate::clocked::clocked;
 
 /// Daytime, RFC 867: every datagram is answered with the date and time of day, for people to
 /// read; what it holds is ignored.
@@ -35,50 +33,7 @@ pub struct Daytime {
     clock: Box<dyn FnMut() -> SystemTime>,
 }
 
-impl Daytime {
-    /// A service on the system's clock that answers no port under 1024.
-    #[allow(clippy::disallowed_methods, reason = "the date, which no reactor tells; see `clock`")]
-    pub fn new() -> Self {
-        Self { guard: Guard::new(), clock: Box::new(SystemTime::now) }
-    }
-
-    /// Whether ports under 1024 are answered, too; see [`Guard`].
-    pub fn allow_privileged_ports(mut self, on: bool) -> Self {
-        self.guard = self.guard.allow_privileged_ports(on);
-        self
-    }
-
-    /// Asks `clock` for the time instead of the system.
-    pub fn clock(mut self, clock: impl FnMut() -> SystemTime + 'static) -> Self {
-        self.clock = Box::new(clock);
-        self
-    }
-}
-
-impl Default for Daytime {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Debug for Daytime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Daytime").field("guard", &self.guard).finish_non_exhaustive()
-    }
-}
-
-impl DatagramProtocol for Daytime {
-    fn datagram_received(
-        &mut self,
-        transport: &DatagramTransport,
-        datagram: Datagram<'_>,
-    ) -> anyhow::Result<()> {
-        if self.guard.admits(datagram.source()) {
-            transport.write_with(daytime((self.clock)()).as_bytes(), &datagram.reply())?;
-        }
-        Ok(())
-    }
-}
+clocked!(Daytime, daytime);
 
 /// The line with which [`Daytime`] answers at the instant `at`: weekday, date and time of day in
 /// UTC by the Gregorian calendar, in ASCII, ended by CR LF.

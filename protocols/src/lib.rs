@@ -46,6 +46,7 @@
 #![doc(test(attr(deny(warnings))))]
 
 mod chargen;
+mod clocked;
 mod daytime;
 mod discard;
 mod echo;

@@ -1,11 +1,9 @@
 //! RFC 868.
 
-use std::fmt;
 use std::time::SystemTime;
 
-use strand_reactor::{Datagram, DatagramProtocol, DatagramTransport};
-
 use crate::Guard;
+use crate::clocked::clocked;
 use crate::daytime::unix_seconds;
 
 /// Seconds from 1 January 1900 to 1 January 1970 (RFC 868).
@@ -37,50 +35,7 @@ pub struct Time {
     clock: Box<dyn FnMut() -> SystemTime>,
 }
 
-impl Time {
-    /// A service on the system's clock that answers no port under 1024.
-    #[allow(clippy::disallowed_methods, reason = "the date, which no reactor tells; see `clock`")]
-    pub fn new() -> Self {
-        Self { guard: Guard::new(), clock: Box::new(SystemTime::now) }
-    }
-
-    /// Whether ports under 1024 are answered, too; see [`Guard`].
-    pub fn allow_privileged_ports(mut self, on: bool) -> Self {
-        self.guard = self.guard.allow_privileged_ports(on);
-        self
-    }
-
-    /// Asks `clock` for the time instead of the system.
-    pub fn clock(mut self, clock: impl FnMut() -> SystemTime + 'static) -> Self {
-        self.clock = Box::new(clock);
-        self
-    }
-}
-
-impl Default for Time {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Debug for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Time").field("guard", &self.guard).finish_non_exhaustive()
-    }
-}
-
-impl DatagramProtocol for Time {
-    fn datagram_received(
-        &mut self,
-        transport: &DatagramTransport,
-        datagram: Datagram<'_>,
-    ) -> anyhow::Result<()> {
-        if self.guard.admits(datagram.source()) {
-            transport.write_with(&time((self.clock)()), &datagram.reply())?;
-        }
-        Ok(())
-    }
-}
+clocked!(Time, time);
 
 /// The bytes with which [`Time`] answers at the instant `at`: whole seconds since 1 January 1900
 /// 00:00 UTC, modulo 2^32, the most significant byte first.

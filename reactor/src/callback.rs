@@ -5,6 +5,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use crate::stats::PortStats;
+
 /// What a closure given to the reactor may return: nothing, or a `Result` whose error is logged
 /// and counted.
 ///
@@ -50,6 +52,27 @@ pub(crate) fn guarded(call: impl FnOnce() -> anyhow::Result<()>) -> Result<(), F
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Failure::Error(error)),
         Err(panic) => Err(Failure::Panic(panic)),
+    }
+}
+
+/// That a callback failed, for those who count.
+pub(crate) struct Failed {
+    pub(crate) panicked: bool,
+    pub(crate) now: Instant,
+}
+
+impl Failed {
+    pub(crate) fn count(&self, errors: &mut u64, panics: &mut u64) {
+        *errors += u64::from(!self.panicked);
+        *panics += u64::from(self.panicked);
+    }
+
+    /// Counts it on a port of datagrams; whether it is logged.
+    pub(crate) fn of_port(&self, stats: &mut PortStats, log: &mut LogLimit) -> bool {
+        self.count(&mut stats.callback_errors, &mut stats.callback_panics);
+        let logged = log.admits(self.now);
+        stats.unlogged_errors += u64::from(!logged);
+        logged
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::Handle;
 use crate::agenda::{Agenda, Call};
-use crate::callback::{Failure, LogLimit, guarded, panic_message};
+use crate::callback::{Failed, Failure, LogLimit, guarded, panic_message};
 use crate::datagram::{DatagramProtocol, DatagramTransport, Port};
 use crate::error::RunError;
 use crate::net::{Driver, Event, RecvBatch};
@@ -353,7 +353,7 @@ impl Inner {
             Some(port) => port.protocol.replace(protocol),
             None => Some(protocol),
         };
-        drop(homeless);
+        self.discard("closed port", "drop of a protocol", homeless);
     }
 
     pub(crate) fn told(&self, key: Key) {
@@ -362,32 +362,60 @@ impl Inner {
         }
     }
 
-    /// Counts and logs a callback that failed.
+    /// Counts and logs a callback of a port, or of nobody, that failed.
     pub(crate) fn report(&self, key: Option<Key>, what: &'static str, failure: Failure) {
-        let now = self.now();
-        let panicked = matches!(failure, Failure::Panic(_));
+        drop(self.blame("reactor", what, failure, |core, failed| {
+            let port = core.ports.get_mut(key?)?;
+            Some((Rc::clone(&port.label), failed.of_port(&mut port.stats, &mut port.log)))
+        }));
+    }
+
+    /// Counts and logs a callback that failed; returns its error for whoever needs it. `owner`
+    /// finds whose it was, counts it there too, and tells the name for the log and whether that has
+    /// room; where the owner is gone, the name is `otherwise`. Nothing may be borrowed.
+    pub(crate) fn blame(
+        &self,
+        otherwise: &str,
+        what: &'static str,
+        failure: Failure,
+        owner: impl FnOnce(&mut Core, &Failed) -> Option<(Rc<str>, bool)>,
+    ) -> anyhow::Error {
+        let failed = Failed { panicked: matches!(failure, Failure::Panic(_)), now: self.now() };
         let (label, logged) = {
             let core = &mut *self.core.borrow_mut();
             let stats = &mut core.agenda.stats;
-            stats.callback_errors += u64::from(!panicked);
-            stats.callback_panics += u64::from(panicked);
-            match key.and_then(|key| core.ports.get_mut(key)) {
-                Some(port) => {
-                    port.stats.callback_errors += u64::from(!panicked);
-                    port.stats.callback_panics += u64::from(panicked);
-                    let logged = port.log.admits(now);
-                    port.stats.unlogged_errors += u64::from(!logged);
-                    (Rc::clone(&port.label), logged)
-                }
-                None => ("reactor".into(), core.log.admits(now)),
+            failed.count(&mut stats.callback_errors, &mut stats.callback_panics);
+            match owner(core, &failed) {
+                Some((label, logged)) => (Some(label), logged),
+                None => (None, core.log.admits(failed.now)),
             }
         };
-        drop(self.log_failure(&label, what, failure, logged));
+        self.log_failure(label.as_deref().unwrap_or(otherwise), what, failure, logged)
     }
 
-    /// Logs a callback that failed, or keeps its panic to be let through; returns the error for
-    /// whoever needs it. Nothing may be borrowed: the log and the error's own text are user code.
-    pub(crate) fn log_failure(
+    /// Drops what is the user's, with nothing borrowed; a panic of that costs nobody else anything.
+    pub(crate) fn discard<T>(&self, label: &str, what: &'static str, value: T) {
+        let outcome = guarded(|| {
+            drop(value);
+            Ok(())
+        });
+        if let Err(failure) = outcome {
+            drop(self.blame(label, what, failure, |_, _| None));
+        }
+    }
+
+    /// Why a start hook kept its port from being opened; a panic may be let through.
+    pub(crate) fn start_failure(&self, failure: Failure) -> anyhow::Error {
+        match failure {
+            Failure::Error(error) => error,
+            Failure::Panic(panic) if self.lets_panics_through() => resume_unwind(panic),
+            Failure::Panic(panic) => anyhow::anyhow!("panicked: {}", panic_message(&*panic)),
+        }
+    }
+
+    /// Logs a callback that failed, or keeps its panic to be let through. Nothing may be borrowed:
+    /// the log and the error's own text are user code.
+    fn log_failure(
         &self,
         label: &str,
         what: &'static str,
@@ -433,7 +461,7 @@ impl Inner {
         }
     }
 
-    pub(crate) fn lets_panics_through(&self) -> bool {
+    fn lets_panics_through(&self) -> bool {
         !self.catch_panics
     }
 }

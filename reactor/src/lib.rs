@@ -84,8 +84,8 @@ pub mod sim {
 
     pub use crate::net::sim::{
         Call, GilbertElliott, Guard, HostAddresses, HostError, Hosts, Latency, Leftover, Link,
-        Loss, PacketView, Pair, Recorder, Rule, SentDatagram, World, WrittenStream, pair,
-        stream_pair,
+        Loss, PacketView, Pair, Recorder, Rule, Seeds, SentDatagram, UntilError, World,
+        WrittenStream, for_each_seed, pair, stream_pair,
     };
 }
 
@@ -96,4 +96,6 @@ pub mod testing {
         GroupChange, Script, ScriptedListener, ScriptedStream, SendStep, Sent, StreamEvent,
         WriteStep,
     };
+    #[cfg(feature = "sim")]
+    pub use crate::net::sim::{PlainListener, PlainStream};
 }

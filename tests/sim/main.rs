@@ -5,6 +5,7 @@ mod support;
 
 mod against_the_kernel;
 mod crashing;
+mod dumping;
 mod groups;
 mod limits;
 mod memory;
@@ -12,4 +13,5 @@ mod names_and_jobs;
 mod repeating;
 mod running;
 mod udp;
+mod waiting;
 mod zones;

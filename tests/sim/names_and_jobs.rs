@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use strand_reactor::sim::World;
+use strand_reactor::sim::{HostError, Link, Rule, World};
 use strand_reactor::{Handle, JobCancelError, PeerAddr, Protocol, ResolveError, Transport};
 
 use crate::support::{Log, Recorder};
@@ -35,6 +35,48 @@ fn names_are_those_of_the_world_and_of_its_hosts() {
     assert!(matches!(unknown, Err(ResolveError::NotFound { .. })), "{unknown:?}");
     world.unname("db.example");
     assert!(ask(&world, &host, "db.example").unwrap().is_err());
+}
+
+#[test]
+fn names_that_differ_in_case_or_the_roots_full_stop_are_one() {
+    let world = World::new(1);
+    let host = world.host("Server.Test", "10.0.0.1").unwrap();
+    for same in ["Server.Test", "server.test", "SERVER.TEST", "server.test."] {
+        let taken = world.host(same, "10.0.0.2").unwrap_err();
+        assert_eq!(taken, HostError::NameTaken { name: "Server.Test".into() });
+        assert!(world.is_up(same).unwrap() && !world.handle(same).unwrap().is_closed());
+        world.link(same, "10.0.0.1", Link::new()).unwrap();
+        world.rule(Rule::drop().from(same)).unwrap().lift();
+        assert_eq!(ask(&world, &host, same).unwrap().unwrap().len(), 1, "{same}");
+    }
+    assert!(matches!(world.host(".", "10.0.0.2"), Err(HostError::Name { .. })));
+    // Shown as it was given; and a name that is none of these is free.
+    assert!(world.dump().contains("host Server.Test, up"));
+    world.host("server.test.example", "10.0.0.2").unwrap();
+    world.crash("server.TEST").unwrap();
+    assert!(!world.is_up("Server.Test").unwrap());
+}
+
+#[test]
+fn a_name_may_mean_the_host_that_asks() {
+    let world = World::new(1);
+    for (name, address) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+        let host = world.host(name, address).unwrap();
+        if name == "a" {
+            world.name("me.example", "127.0.0.1, ::1").unwrap();
+        }
+        let found = ask(&world, &host, "me.example").unwrap().unwrap();
+        assert!(found.len() == 2 && found.iter().all(std::net::IpAddr::is_loopback), "{found:?}");
+        let log = Log::default();
+        host.listen_udp("127.0.0.1:9", Recorder::new(&log)).unwrap();
+        let port = host.listen_udp(0, Recorder::quiet()).unwrap();
+        let own = *found.iter().find(|ip| ip.is_ipv4()).unwrap();
+        port.write_to(b"to myself", (own, 9).into()).unwrap();
+        world.run_for(SECOND).unwrap();
+        assert!(log.has_payload("to myself"));
+    }
+    let refused = world.host("c", "10.0.0.3, 127.0.0.2").unwrap_err().to_string();
+    assert!(refused.contains("every host has the addresses of loopback anyway"), "{refused}");
 }
 
 #[test]

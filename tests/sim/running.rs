@@ -117,6 +117,28 @@ fn a_program_that_always_has_work_does_not_stop_the_clock() {
     assert!(log.has_note("called"));
 }
 
+/// Works in `turns` turns on end, and gives the time that this took.
+fn time_of(turns: u32) -> Duration {
+    fn again(handle: &strand_reactor::Handle, left: u32) {
+        if left > 0 {
+            handle.call_when_running(move |handle| again(handle, left - 1));
+        }
+    }
+    let world = World::new(1);
+    let host = world.host("a", "10.0.0.1").unwrap();
+    host.call_when_running(move |handle| again(handle, turns - 1));
+    while world.step().unwrap() {}
+    assert_eq!(host.stats().turns, u64::from(turns));
+    world.elapsed()
+}
+
+#[test]
+fn a_thousand_turns_take_no_time_and_each_that_follows_a_microsecond() {
+    assert_eq!(time_of(1_000), Duration::ZERO);
+    assert_eq!(time_of(1_001), Duration::from_micros(1));
+    assert_eq!(time_of(1_500), Duration::from_micros(500));
+}
+
 #[test]
 fn a_stop_shuts_the_host_down_in_the_time_of_the_world() {
     let world = World::new(1);

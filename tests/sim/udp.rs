@@ -1,6 +1,6 @@
 //! UDP between simulated hosts.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -259,6 +259,59 @@ fn metadata_tells_destination_hops_ecn_and_time() {
         (here, Some(2), Some(3), Some(Ecn::Ce), true),
     ];
     assert_eq!(*seen.borrow(), expected);
+}
+
+#[test]
+fn worlds_begin_on_the_first_of_january_2000() {
+    let (world, a, b) = pair();
+    let seen = Rc::new(Cell::new(None));
+    let told = Rc::clone(&seen);
+    let recorder = Recorder::quiet().on_datagram(move |_, datagram| {
+        told.set(datagram.received_at());
+        Ok(())
+    });
+    a.listen_udp(UdpOptions::from(9).metadata(Metadata::RECEIVE_TIME), recorder).unwrap();
+    world.run_for(59 * SECOND).unwrap();
+    open(&b, 9).0.write_to(b"x", at("10.0.0.1:9")).unwrap();
+    world.run_for(SECOND).unwrap();
+    let date = seen.get().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+    // `date -u -d 2000-01-01 +%s`; then the wait, and the millisecond of the link.
+    assert_eq!(date, Duration::from_secs(946_684_800 + 59) + Duration::from_millis(1));
+}
+
+#[test]
+fn every_refusal_is_reported_however_many_there_are() {
+    let (world, a, _) = pair();
+    let port = a.connect_udp(at("10.0.0.2:9"), Recorder::quiet()).unwrap();
+    for _ in 0..1_000 {
+        port.write(b"knock").unwrap();
+        world.run_for(Duration::from_micros(10)).unwrap();
+    }
+    world.run_for(SECOND).unwrap();
+    assert_eq!(port.stats().unwrap().refusals, 1_000, "Linux stops at about six a second");
+}
+
+#[test]
+fn what_arrives_together_is_delivered_in_one_turn() {
+    let (world, a, b) = pair();
+    let c = world.host("c", "10.0.0.3").unwrap();
+    let (port, log) = open(&a, 9);
+    let (near, far) = (open(&b, 9).0, open(&c, 9).0);
+    world.run_for(SECOND).unwrap();
+    let before = a.stats().turns;
+    near.write_to(b"one", at("10.0.0.1:9")).unwrap();
+    far.write_to(b"two", at("10.0.0.1:9")).unwrap();
+    world.run_for(SECOND).unwrap();
+    assert_eq!(
+        (log.payloads(), a.stats().turns - before),
+        (vec![b"one".to_vec(), b"two".to_vec()], 1)
+    );
+    far.write_to(b"three", at("10.0.0.1:9")).unwrap();
+    world.run_for(Duration::from_nanos(1)).unwrap();
+    near.write_to(b"four", at("10.0.0.1:9")).unwrap();
+    world.run_for(SECOND).unwrap();
+    assert_eq!(a.stats().turns - before, 3, "apart by a nanosecond");
+    drop(port);
 }
 
 #[test]

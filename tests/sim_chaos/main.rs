@@ -5,11 +5,14 @@
 //!   system calls fail; what is checked holds for each of them.
 //! * `repeating`: the same seed is the same run, to the byte.
 //!
-//! By hand, as long as one likes, and one seed alone with all that it does:
+//! A thousand seeds of each are tried, and of chaos as many as fit in the seconds that
+//! STRAND_CHAOS_SECONDS tells: 60 in `.ci/run`. By hand, for an hour, with seeds of one's own, and one
+//! alone with all that it does:
 //!
 //! ```text
-//! STRAND_CHAOS_SEEDS=100000..200000 cargo test --release --test sim_chaos chaos
-//! STRAND_CHAOS_SEEDS=4711 cargo test --test sim_chaos chaos -- --nocapture
+//! STRAND_CHAOS_SECONDS=3600 cargo test --release --test sim_chaos breaks_nothing -- --nocapture
+//! STRAND_SEED=100000..200000 cargo test --release --test sim_chaos breaks_nothing
+//! STRAND_SEED=4711 cargo test --test sim_chaos breaks_nothing -- --nocapture
 //! ```
 
 mod actions;

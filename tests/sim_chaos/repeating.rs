@@ -1,7 +1,8 @@
 //! The same seed is the same run.
 
 use std::io::Write;
-use std::time::Duration;
+
+use strand_reactor::sim::World;
 
 use crate::chaos::{Outcome, run};
 use crate::seeds;
@@ -14,13 +15,13 @@ fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, mix)
 }
 
-fn differ(seed: u64, one: &Outcome, other: &Outcome) -> Option<String> {
+fn differ(one: &Outcome, other: &Outcome) -> Option<String> {
     if one.trace != other.trace {
         let at = one.trace.iter().zip(&other.trace).take_while(|(one, other)| one == other).count();
         let (one, other) = (one.trace.len(), other.trace.len());
-        return Some(format!("seed {seed}: the traces ({one} and {other} bytes) differ at {at}"));
+        return Some(format!("the traces ({one} and {other} bytes) differ at {at}"));
     }
-    (one.digest != other.digest).then(|| format!("seed {seed}: the callbacks differ"))
+    (one.digest != other.digest).then(|| "the callbacks differ".to_owned())
 }
 
 /// Programs with several hosts, datagrams, groups, connections, timers, faults and crashes: what
@@ -28,9 +29,10 @@ fn differ(seed: u64, one: &Outcome, other: &Outcome) -> Option<String> {
 /// at the same time.
 #[test]
 fn a_thousand_seeds_repeat_to_the_byte() {
-    seeds::each("STRAND_REPEAT_SEEDS", "a_thousand", 1..1_001, Duration::ZERO, |seed, alone| {
-        let (one, other) = (run(seed, BUDGET, true, false), run(seed, BUDGET, true, alone));
-        differ(seed, &one, &other).into_iter().collect()
+    seeds::each("the same again", 1_000, |world, alone| {
+        let again = World::from(world.seed());
+        let (one, other) = (run(world, BUDGET, true, false), run(again, BUDGET, true, alone));
+        differ(&one, &other).into_iter().collect()
     });
 }
 
@@ -38,7 +40,7 @@ fn a_thousand_seeds_repeat_to_the_byte() {
 #[test]
 fn every_seed_is_another_run() {
     let mut digests: Vec<u64> =
-        (1..=50).map(|seed| digest(&run(seed, BUDGET, true, false).trace)).collect();
+        (1..=50).map(|seed| digest(&run(World::new(seed), BUDGET, true, false).trace)).collect();
     digests.sort_unstable();
     digests.dedup();
     assert!(digests.len() > 45, "{} of 50", digests.len());
@@ -48,7 +50,7 @@ fn every_seed_is_another_run() {
 /// the runs were, and compares it with what another build printed, if that is given.
 #[test]
 fn debug_and_release_are_the_same_run() {
-    let runs = (1..=200).map(|seed| run(seed, BUDGET, true, false));
+    let runs = (1..=200).map(|seed| run(World::new(seed), BUDGET, true, false));
     let all: Vec<u8> = runs
         .flat_map(|run| [digest(&run.trace), run.digest, run.happened])
         .flat_map(u64::to_le_bytes)

@@ -1,4 +1,5 @@
-//! What tests of protocols are made with: pairs, recorders, and the question what was left behind.
+//! What tests of protocols are made with: pairs, recorders, seeds, and the question what was left
+//! behind.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,3 +9,4 @@ mod watchdog;
 mod leftovers;
 mod pairs;
 mod recorders;
+mod seeds;

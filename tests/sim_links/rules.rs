@@ -1,9 +1,10 @@
 //! Rules about packets: how they begin and end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use strand_reactor::Interface;
-use strand_reactor::sim::{Call, Link, Rule, World};
+use strand_reactor::sim::{Call, Link, Rule, World, stream_pair};
+use strand_reactor::{Interface, Protocol, Transport};
 
 use super::support::{MS, Pair, Witness};
 use super::watchdog::watchdog;
@@ -127,4 +128,68 @@ fn of_a_group_only_those_hear_whom_no_rule_parts_from_the_sender() -> anyhow::Re
     let heard: Vec<_> = members.iter().map(|(_, witness)| witness.numbers()).collect();
     assert_eq!(heard, [&b"12"[..], b"12", b"2"]);
     Ok(())
+}
+
+/// Lets time pass, and gives the message of the panic that comes out of it.
+fn panics(world: &World) -> Option<String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run_for(SECOND)));
+    let message = outcome.err()?.downcast::<&str>().ok()?;
+    Some((*message).to_owned())
+}
+
+#[test]
+fn a_condition_that_panics_leaves_the_world_as_good_as_it_was() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    let guard = pair.world.rule(Rule::drop().when(|packet| match packet.payload()[0] {
+        b'!' => panic!("not this one"),
+        first => first == b'-',
+    }))?;
+    for payload in [b"1", b"!", b"-", b"2", b"!", b"3"] {
+        pair.a_writes(payload)?;
+    }
+    assert_eq!(panics(&pair.world).as_deref(), Some("not this one"));
+    // Nothing is left in the queue, and a second panic of one turn is not told again.
+    assert_eq!(panics(&pair.world), None);
+    assert_eq!((pair.a.queued_datagrams(), guard.hits()), (0, 1));
+    assert_eq!(pair.at_b.numbers(), *b"1!2!3");
+    pair.at_b.take();
+
+    // The rule is still asked, in a call outside of a turn, too.
+    pair.a.try_write_to(b"!", "10.0.0.2:2000".parse()?)?;
+    assert_eq!(panics(&pair.world).as_deref(), Some("not this one"));
+    pair.a_writes(b"-")?;
+    pair.a_writes(b"4")?;
+    assert_eq!(panics(&pair.world), None);
+    assert_eq!((pair.at_b.numbers(), guard.hits()), (b"!4".to_vec(), 2));
+    Ok(())
+}
+
+#[test]
+fn a_condition_that_panics_costs_a_stream_nothing() -> anyhow::Result<()> {
+    let _watchdog = watchdog();
+    let pair = stream_pair(1, Silent, Silent)?;
+    let mut asked = 0;
+    let rule = Rule::drop().tcp().when(move |_| {
+        asked += 1;
+        assert!(asked != 3, "the third");
+        false
+    });
+    pair.rule(rule)?.keep();
+    pair.client().write(&[7; 200_000])?;
+    pair.client().lose_connection();
+    let outcome = catch_unwind(AssertUnwindSafe(|| while pair.step().unwrap() {}));
+    assert!(outcome.is_err());
+    while pair.step()? {}
+    assert_eq!(pair.sent_by_client().written().len(), 200_000);
+    pair.assert_nothing_left();
+    Ok(())
+}
+
+/// Takes what comes.
+struct Silent;
+
+impl Protocol for Silent {
+    fn data_received(&mut self, _: &Transport, _: &[u8]) -> anyhow::Result<()> {
+        Ok(())
+    }
 }

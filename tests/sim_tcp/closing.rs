@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use strand_reactor::sim::{Link, Rule, World};
+use strand_reactor::sim::{Link, Rule, World, for_each_seed};
 use strand_reactor::{
     ConnectOptions, Handle, KeepAlive, ListenError, PeerAddr, TcpOptions, Transport,
 };
@@ -24,9 +24,8 @@ fn lossy(loss: f64) -> Link {
 }
 
 #[test]
-fn all_that_was_written_before_a_close_arrives_under_loss() -> anyhow::Result<()> {
-    for seed in 0..10 {
-        let world = World::new(seed);
+fn all_that_was_written_before_a_close_arrives_under_loss() {
+    for_each_seed(0..10, |world| {
         let server = world.host("server", "10.0.0.1")?;
         let client = world.host("client", "10.0.0.2")?;
         world.default_link(lossy(0.3));
@@ -38,12 +37,12 @@ fn all_that_was_written_before_a_close_arrives_under_loss() -> anyhow::Result<()
         let options = ConnectOptions::parse("10.0.0.1:7")?.timeout(10 * MINUTE);
         client.connect_tcp(options, Client::new(Side::new(&at_client).sends(data.clone())))?;
         world.run_for(30 * MINUTE)?;
-        assert_eq!(lines(&at_client).last().map(String::as_str), Some("lost: Done"), "{seed}");
-        assert!(*received.borrow() == data, "{seed}: {} bytes", received.borrow().len());
-        assert_eq!(lines(&at_server), ["made", "data 100000", "read lost", "lost: Done"], "{seed}");
+        assert_eq!(lines(&at_client).last().map(String::as_str), Some("lost: Done"));
+        assert!(*received.borrow() == data, "{} bytes", received.borrow().len());
+        assert_eq!(lines(&at_server), ["made", "data 100000", "read lost", "lost: Done"]);
         assert!(server.streams().is_empty() && client.streams().is_empty());
-    }
-    Ok(())
+        anyhow::Ok(())
+    });
 }
 
 #[test]

@@ -6,8 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use strand_reactor::{
-    ConnectionLost, ConnectionState, Flow, Handle, PeerAddr, Protocol, Reactor, StreamLayer,
-    Transport,
+    ConnectionLost, ConnectionState, Flow, Handle, PeerAddr, Protocol, StreamLayer, Transport,
 };
 
 use crate::support::*;
@@ -154,31 +153,31 @@ fn check(seed: u64, from: &Shared, to: &Shared) {
 }
 
 /// Connects both ends. Mostly with small buffers, so that much waits and is sent in parts.
-type Connect = fn(&Reactor, bool, Recorder, Recorder);
+type Connect = fn(&Ground, bool, Recorder, Recorder);
 
-fn over_tcp(reactor: &Reactor, small: bool, server: Recorder, client: Recorder) {
+fn over_tcp(ground: &Ground, small: bool, server: Recorder, client: Recorder) {
     let options = match small {
-        false => loopback(),
-        true => loopback().send_buffer_size(8 * 1024).recv_buffer_size(8 * 1024),
+        false => ground.loopback(),
+        true => ground.loopback().send_buffer_size(8 * 1024).recv_buffer_size(8 * 1024),
     };
-    let address = once(reactor, options, server);
+    let address = ground.once(options, server);
     let mut protocol = Some(client);
-    reactor.connect_tcp(address, move |_: PeerAddr| protocol.take()).expect("an attempt");
+    ground.client().connect_tcp(address, move |_: PeerAddr| protocol.take()).expect("an attempt");
 }
 
-fn over_unix(reactor: &Reactor, small: bool, server: Recorder, client: Recorder) {
+fn over_unix(ground: &Ground, small: bool, server: Recorder, client: Recorder) {
     let (near, far) = UnixStream::pair().expect("a pair");
     for (socket, protocol) in [(near, server), (far, client)] {
         if small {
             socket2::SockRef::from(&socket).set_send_buffer_size(8 * 1024).expect("an option");
         }
-        reactor.adopt_stream_connection(socket, protocol).expect("adopted");
+        ground.server().adopt_stream_connection(socket, protocol).expect("adopted");
     }
 }
 
 /// Turns every bit, and keeps the last byte of each way until the next or the end.
 #[derive(Default)]
-struct Held {
+struct Kept {
     inward: Option<u8>,
     outward: Option<u8>,
 }
@@ -189,7 +188,7 @@ fn pass(kept: &mut Option<u8>, data: &[u8]) -> Vec<u8> {
     out
 }
 
-impl StreamLayer for Held {
+impl StreamLayer for Kept {
     fn received(&mut self, data: &[u8], flow: &mut Flow) -> anyhow::Result<()> {
         flow.deliver(&pass(&mut self.inward, data));
         Ok(())
@@ -216,10 +215,20 @@ impl StreamLayer for Held {
 /// A recorder above two layers.
 struct Layered(Recorder);
 
+fn over_layered_tcp(ground: &Ground, small: bool, server: Recorder, client: Recorder) {
+    let options = match small {
+        false => ground.loopback(),
+        true => ground.loopback().send_buffer_size(8 * 1024),
+    };
+    let address = ground.once(options, Layered(server));
+    let mut protocol = Some(Layered(client));
+    ground.client().connect_tcp(address, move |_: PeerAddr| protocol.take()).expect("an attempt");
+}
+
 impl Protocol for Layered {
     fn connection_made(&mut self, transport: &Transport) -> anyhow::Result<()> {
-        transport.push_layer(Held::default())?;
-        transport.push_layer(Held::default())?;
+        transport.push_layer(Kept::default())?;
+        transport.push_layer(Kept::default())?;
         self.0.connection_made(transport)
     }
 
@@ -248,7 +257,7 @@ impl Protocol for Layered {
     }
 }
 
-fn over_layers(reactor: &Reactor, small: bool, server: Recorder, client: Recorder) {
+fn over_layers(ground: &Ground, small: bool, server: Recorder, client: Recorder) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let near = std::net::TcpStream::connect(listener.local_addr().expect("bound"));
     let (near, far) = (near.expect("a connection"), listener.accept().expect("the other end").0);
@@ -257,62 +266,76 @@ fn over_layers(reactor: &Reactor, small: bool, server: Recorder, client: Recorde
         if small {
             socket2::SockRef::from(&socket).set_send_buffer_size(8 * 1024).expect("an option");
         }
-        reactor.adopt_stream_connection(socket, Layered(protocol)).expect("adopted");
+        ground.server().adopt_stream_connection(socket, Layered(protocol)).expect("adopted");
     }
 }
 
-fn interleave(seed: u64, connect: Connect) {
+fn interleave(kind: Kind, seed: u64, connect: Connect) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let reactor = reactor();
+    let ground = Ground::new(kind);
+    let _here = ground.here();
     let (server, client) = (Shared::default(), Shared::default());
     let small = random.below(3) != 0;
-    connect(&reactor, small, recorder(&server), recorder(&client));
+    connect(&ground, small, recorder(&server), recorder(&client));
     let made = |end: &Shared| end.borrow().transport.is_some();
-    turn_until(&reactor, || made(&server) && made(&client));
+    ground.turn_until(|| made(&server) && made(&client));
     for _ in 0..random.below(120) {
         let end = if random.below(2) == 0 { &server } else { &client };
         if random.below(3) == 0 {
             // From a callback of the loop rather than from outside.
             let (end, seed) = (Rc::clone(end), random.below(1 << 30) | 1);
-            reactor.call_when_running(move |_: &Handle| step(&end, &mut Random(seed)));
+            ground.server().call_when_running(move |_: &Handle| step(&end, &mut Random(seed)));
         } else {
             step(end, &mut random);
         }
         if random.below(2) == 0 {
-            reactor.iterate(Some(std::time::Duration::ZERO)).expect("a turn");
+            ground.turns(1, std::time::Duration::ZERO);
         }
     }
     // Posted steps, too, are done before the ends are.
-    reactor.iterate(Some(std::time::Duration::ZERO)).expect("a turn");
+    ground.turns(1, std::time::Duration::ZERO);
     for end in [&server, &client] {
         let transport = end.borrow().transport.clone().expect("made");
         let _ = transport.resume_reading();
         transport.lose_write();
         end.borrow_mut().ended = true;
     }
-    turn_until(&reactor, || lost(&server) && lost(&client));
-    run(&reactor);
+    ground.turn_until(|| lost(&server) && lost(&client));
+    ground.run();
     check(seed, &server, &client);
     check(seed, &client, &server);
 }
 
+/// A run over the simulated network costs as much as one over the system, and shows the same
+/// every time: these are fewer.
+const SIMULATED: u64 = 30;
+
 #[test]
 fn any_interleaving_keeps_what_was_promised_and_ends_once() {
     for seed in 1..=200 {
-        interleave(seed, over_tcp);
+        interleave(Kind::System, seed, over_tcp);
+    }
+    for seed in 1..=SIMULATED {
+        interleave(Kind::OneHost, seed, over_tcp);
+        interleave(Kind::TwoHosts, seed, over_tcp);
     }
 }
 
 #[test]
 fn any_interleaving_over_unix_sockets_keeps_the_same_promises() {
+    // A simulated host has no UNIX sockets.
     for seed in 1..=200 {
-        interleave(seed, over_unix);
+        interleave(Kind::System, seed, over_unix);
     }
 }
 
 #[test]
 fn any_interleaving_over_layers_keeps_the_same_promises() {
     for seed in 1..=100 {
-        interleave(seed, over_layers);
+        interleave(Kind::System, seed, over_layers);
+    }
+    for seed in 1..=SIMULATED / 2 {
+        interleave(Kind::OneHost, seed, over_layered_tcp);
+        interleave(Kind::TwoHosts, seed, over_layered_tcp);
     }
 }

@@ -11,5 +11,7 @@ mod servers;
 mod support;
 mod writing;
 
+#[path = "../ground/mod.rs"]
+mod ground;
 #[path = "../program/mod.rs"]
 mod program;

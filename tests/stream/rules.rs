@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -14,285 +14,316 @@ use crate::support::*;
 
 #[test]
 fn a_fin_does_not_cut_what_is_queued_for_its_sender() {
-    let (log, len) = (log(), 20 << 20);
-    let server = Recorder::new(&log).data(move |transport, _| Ok(transport.write(&pattern(len))?));
-    let got = against(server, |mut stream| {
-        stream.write_all(b"give").expect("sent");
-        stream.shutdown(Shutdown::Write).expect("an end");
-        read_all(&mut stream)
+    everywhere(|ground| {
+        let (log, len) = (log(), 20 << 20);
+        let server =
+            Recorder::new(&log).data(move |transport, _| Ok(transport.write(&pattern(len))?));
+        let got = ground.against(server, |mut stream| {
+            stream.write_all(b"give").expect("sent");
+            stream.shutdown(Shutdown::Write);
+            read_all(&mut stream)
+        });
+        assert!(got == pattern(len), "{} of {len} bytes", got.len());
+        assert_last(&log, "lost: Done");
     });
-    assert!(got == pattern(len), "{} of {len} bytes", got.len());
-    assert_last(&log, "lost: Done");
 }
 
 #[test]
 fn a_reset_is_noticed_while_paused_with_data_waiting() {
-    let log = log();
-    let server = Recorder::new(&log)
-        .made(|transport| Ok(transport.pause_reading()?))
-        .data(|_, _| panic!("reading is paused"));
-    against(server, |mut stream| {
-        stream.write_all(&[1; 10_000]).expect("sent");
-        reset(stream);
+    everywhere(|ground| {
+        let log = log();
+        let server = Recorder::new(&log)
+            .made(|transport| Ok(transport.pause_reading()?))
+            .data(|_, _| panic!("reading is paused"));
+        ground.against(server, |mut stream| {
+            stream.write_all(&[1; 10_000]).expect("sent");
+            stream.reset();
+        });
+        assert_eq!(*log.borrow(), ["made", "lost: Reset"]);
     });
-    assert_eq!(*log.borrow(), ["made", "lost: Reset"]);
 }
 
 #[test]
 fn a_fin_is_told_only_after_resuming() {
-    let log = log();
-    let (send, paused) = channel();
-    let seen = Rc::clone(&log);
-    let server = Recorder::new(&log)
-        .made(move |transport| {
-            transport.pause_reading()?;
-            send.send(())?;
-            let (transport, seen) = (transport.clone(), Rc::clone(&seen));
-            transport.reactor().call_later(Duration::from_millis(20), move |_: &Handle| {
-                note(&seen, "resumed");
-                transport.resume_reading()
-            });
-            Ok(())
-        })
-        .data({
-            let seen = Rc::clone(&log);
-            move |_, data| {
-                note(&seen, format!("{} bytes", data.len()));
+    everywhere(|ground| {
+        let log = log();
+        let (send, paused) = channel();
+        let seen = Rc::clone(&log);
+        let server = Recorder::new(&log)
+            .made(move |transport| {
+                transport.pause_reading()?;
+                send.send(())?;
+                let (transport, seen) = (transport.clone(), Rc::clone(&seen));
+                transport.reactor().call_later(Duration::from_millis(20), move |_: &Handle| {
+                    note(&seen, "resumed");
+                    transport.resume_reading()
+                });
                 Ok(())
-            }
+            })
+            .data({
+                let seen = Rc::clone(&log);
+                move |_, data| {
+                    note(&seen, format!("{} bytes", data.len()));
+                    Ok(())
+                }
+            });
+        ground.against(server, move |mut stream| {
+            stream.wait_for(&paused);
+            stream.write_all(b"words").expect("sent");
+            drop(stream);
         });
-    against(server, move |mut stream| {
-        paused.recv().expect("paused");
-        stream.write_all(b"words").expect("sent");
-        drop(stream);
+        assert_eq!(*log.borrow(), ["made", "resumed", "5 bytes", "read lost", "lost: Done"]);
     });
-    assert_eq!(*log.borrow(), ["made", "resumed", "5 bytes", "read lost", "lost: Done"]);
 }
 
 #[test]
 fn nothing_written_after_lose_connection_is_sent() {
-    let log = log();
-    let server = Recorder::new(&log).made(|transport| {
-        transport.write(b"before")?;
-        transport.lose_connection();
-        assert!(!transport.writable() && !transport.readable());
-        assert!(matches!(transport.write(b"1"), Err(WriteError::Closed)));
-        assert!(matches!(transport.write_bytes(*b"2"), Err(WriteError::Closed)));
-        assert!(matches!(transport.try_write(b"3"), Err(WriteError::Closed)));
-        let never = |_| -> () { panic!("a refused write has no completion") };
-        assert!(matches!(transport.write_then(b"4", never), Err(WriteError::Closed)));
-        Ok(())
+    everywhere(|ground| {
+        let log = log();
+        let server = Recorder::new(&log).made(|transport| {
+            transport.write(b"before")?;
+            transport.lose_connection();
+            assert!(!transport.writable() && !transport.readable());
+            assert!(matches!(transport.write(b"1"), Err(WriteError::Closed)));
+            assert!(matches!(transport.write_bytes(*b"2"), Err(WriteError::Closed)));
+            assert!(matches!(transport.try_write(b"3"), Err(WriteError::Closed)));
+            let never = |_| -> () { panic!("a refused write has no completion") };
+            assert!(matches!(transport.write_then(b"4", never), Err(WriteError::Closed)));
+            Ok(())
+        });
+        assert_eq!(ground.against(server, |mut stream| read_all(&mut stream)), b"before");
+        assert_eq!(*log.borrow(), ["made", "lost: Done"]);
     });
-    assert_eq!(against(server, |mut stream| read_all(&mut stream)), b"before");
-    assert_eq!(*log.borrow(), ["made", "lost: Done"]);
 }
 
 #[test]
 fn data_before_a_reset_is_delivered_before_it() {
-    let (log, got) = (log(), Rc::default());
-    let (send, paused) = channel();
-    let server = Recorder::new(&log).collect(&got).made(move |transport| {
-        transport.write(b"unread")?;
-        send.send(())?;
-        Ok(())
+    everywhere(|ground| {
+        let (log, got) = (log(), Rc::default());
+        let (send, paused) = channel();
+        let server = Recorder::new(&log).collect(&got).made(move |transport| {
+            transport.write(b"unread")?;
+            send.send(())?;
+            Ok(())
+        });
+        ground.against(server, move |mut stream| {
+            stream.wait_for(&paused);
+            stream.peek();
+            stream.write_all(&pattern(5000)).expect("sent");
+            // Closing with input unread resets after the data.
+            drop(stream);
+        });
+        assert!(*got.borrow() == pattern(5000), "{} bytes", got.borrow().len());
+        assert_last(&log, "lost: Reset");
     });
-    against(server, move |mut stream| {
-        paused.recv().expect("written");
-        stream.peek(&mut [0]).expect("the byte");
-        stream.write_all(&pattern(5000)).expect("sent");
-        // Closing with input unread resets after the data.
-        drop(stream);
-    });
-    assert!(*got.borrow() == pattern(5000), "{} bytes", got.borrow().len());
-    assert_last(&log, "lost: Reset");
 }
 
 #[test]
 fn what_the_peer_sent_is_read_after_a_write_failed() {
-    let (log, got) = (log(), Rc::default());
-    let failed = Rc::new(Cell::new(0));
-    let (send, closed) = channel::<()>();
-    let seen = Rc::clone(&failed);
-    let mut first = true;
-    let server = Recorder::new(&log).collect(&got).half(|_| Ok(())).made(move |transport| {
-        if std::mem::take(&mut first) {
-            // The peer ends both directions, its words still unread here: its kernel answers
-            // our bytes with a reset, which the second write meets.
-            closed.recv()?;
-            for _ in 0..2 {
-                let seen = Rc::clone(&seen);
-                let written = transport.write_then(b"to nobody", move |result| {
-                    seen.set(seen.get() + usize::from(result.is_err()));
-                });
-                if written.is_ok() {
-                    let _ = transport.flush();
+    // Between hosts both writes are under way before the first is answered.
+    over_loopback(|ground| {
+        let (log, got) = (log(), Rc::default());
+        let failed = Rc::new(Cell::new(0));
+        let seen = Rc::clone(&failed);
+        let mut first = true;
+        let server = Recorder::new(&log).collect(&got).half(|_| Ok(())).made(move |transport| {
+            if std::mem::take(&mut first) {
+                // The peer ends both directions, its words still unread here: its kernel answers
+                // our bytes with a reset, which the second write meets.
+                for _ in 0..2 {
+                    let seen = Rc::clone(&seen);
+                    let written = transport.write_then(b"to nobody", move |result| {
+                        seen.set(seen.get() + usize::from(result.is_err()));
+                    });
+                    if written.is_ok() {
+                        let _ = transport.flush();
+                    }
                 }
             }
-        }
-        Ok(())
-    });
-    against(server, move |mut stream| {
+            Ok(())
+        });
+        let address = ground.once(ground.loopback().start_paused(true), server);
+        let mut stream = ground.plain(address);
         stream.write_all(b"last words").expect("sent");
         drop(stream);
-        send.send(()).expect("waited for");
+        ground.let_in();
+        ground.run();
+        assert_eq!(failed.get(), 1);
+        // Linux keeps what came before a reset for its reader.
+        assert_eq!(*got.borrow(), b"last words");
+        let ends = log.borrow().iter().filter(|line| line.starts_with("lost")).count();
+        assert_eq!(ends, 1, "{log:?}");
     });
-    assert_eq!(failed.get(), 1);
-    // Linux keeps what came before a reset for its reader.
-    assert_eq!(*got.borrow(), b"last words");
-    let ends = log.borrow().iter().filter(|line| line.starts_with("lost")).count();
-    assert_eq!(ends, 1, "{log:?}");
 }
 
 #[test]
 fn both_halves_closed_is_lost_without_being_asked_in_either_order() {
-    for server_first in [true, false] {
-        let (served, told) = (log(), log());
-        let ends = |log: &Log, first: bool| {
-            Recorder::new(log)
-                .made(move |transport| {
-                    if first {
+    everywhere(|ground| {
+        for server_first in [true, false] {
+            let (served, told) = (log(), log());
+            let ends = |log: &Log, first: bool| {
+                Recorder::new(log)
+                    .made(move |transport| {
+                        if first {
+                            transport.lose_write();
+                        }
+                        Ok(())
+                    })
+                    .half(move |transport| {
                         transport.lose_write();
-                    }
-                    Ok(())
-                })
-                .half(move |transport| {
-                    transport.lose_write();
-                    Ok(())
-                })
-        };
-        pair(ends(&served, server_first), ends(&told, !server_first));
-        for log in [served, told] {
-            assert_last(&log, "lost: Done");
-            for what in ["made", "read lost", "write lost", "lost: Done"] {
-                assert_eq!(count(&log, what), 1, "{log:?}");
+                        Ok(())
+                    })
+            };
+            ground.pair(ends(&served, server_first), ends(&told, !server_first));
+            for log in [served, told] {
+                assert_last(&log, "lost: Done");
+                for what in ["made", "read lost", "write lost", "lost: Done"] {
+                    assert_eq!(count(&log, what), 1, "{log:?}");
+                }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn out_of_band_data_does_not_spin_or_end_the_connection() {
-    let (reactor, log, got) = (reactor(), log(), Rc::new(RefCell::new(Vec::new())));
-    let address = once(&reactor, loopback(), Recorder::new(&log).collect(&got));
-    let mut stream = std::net::TcpStream::connect(address).expect("a connection");
-    turn_until(&reactor, || count(&log, "made") == 1);
-    for _ in 0..2 {
-        let sent = SockRef::from(&stream).send_out_of_band(b"hello").expect("sent");
-        assert_eq!(sent, 5);
-    }
-    // The urgent byte itself is not part of the stream.
-    turn_until(&reactor, || got.borrow().len() >= 8);
-    let turns = reactor.stats().turns;
-    let ticked = Rc::new(Cell::new(false));
-    let tick = Rc::clone(&ticked);
-    reactor.call_later(Duration::from_millis(50), move |_: &Handle| tick.set(true));
-    turn_until(&reactor, || ticked.get());
-    assert!(reactor.stats().turns - turns < 20, "the loop spins");
-    stream.write_all(b"in band").expect("sent");
-    drop(stream);
-    run(&reactor);
-    assert!(got.borrow().ends_with(b"in band"));
-    assert_eq!(*log.borrow(), ["made", "read lost", "lost: Done"]);
+    // The simulated TCP has no urgent data.
+    on_the_system(|ground| {
+        let (log, got) = (log(), Rc::new(RefCell::new(Vec::new())));
+        let address = ground.once(ground.loopback(), Recorder::new(&log).collect(&got));
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        ground.turn_until(|| count(&log, "made") == 1);
+        for _ in 0..2 {
+            let sent = SockRef::from(&stream).send_out_of_band(b"hello").expect("sent");
+            assert_eq!(sent, 5);
+        }
+        // The urgent byte itself is not part of the stream.
+        ground.turn_until(|| got.borrow().len() >= 8);
+        let reactor = ground.reactor();
+        let turns = reactor.stats().turns;
+        let ticked = Rc::new(Cell::new(false));
+        let tick = Rc::clone(&ticked);
+        reactor.call_later(Duration::from_millis(50), move |_: &Handle| tick.set(true));
+        ground.turn_until(|| ticked.get());
+        assert!(reactor.stats().turns - turns < 20, "the loop spins");
+        stream.write_all(b"in band").expect("sent");
+        drop(stream);
+        ground.run();
+        assert!(got.borrow().ends_with(b"in band"));
+        assert_eq!(*log.borrow(), ["made", "read lost", "lost: Done"]);
+    });
 }
 
 #[test]
 fn closing_leaves_the_peer_all_that_was_written_though_its_own_words_are_unread() {
-    let log = log();
-    let (send, sent) = channel();
-    let server = Recorder::new(&log).made(move |transport| {
-        // What the client sent waits in the kernel when the connection is closed.
-        sent.recv()?;
-        transport.write_bytes(pattern(1 << 20))?;
-        transport.lose_connection();
-        Ok(())
+    everywhere(|ground| {
+        let log = log();
+        let server = Recorder::new(&log).made(move |transport| {
+            // What the client sent waits in the kernel when the connection is closed.
+            transport.write_bytes(pattern(1 << 20))?;
+            transport.lose_connection();
+            Ok(())
+        });
+        let options = ground.loopback().start_paused(true);
+        let got = ground.against_with(options, server, |mut stream| {
+            stream.write_all(&[1; 50_000]).expect("sent");
+            stream.be_let_in();
+            read_all(&mut stream)
+        });
+        assert!(got == pattern(1 << 20), "{} bytes", got.len());
+        assert_last(&log, "lost: Done");
     });
-    let got = against(server, move |mut stream| {
-        stream.write_all(&[1; 50_000]).expect("sent");
-        send.send(()).expect("waited for");
-        read_all(&mut stream)
-    });
-    assert!(got == pattern(1 << 20), "{} bytes", got.len());
-    assert_last(&log, "lost: Done");
 }
 
 #[test]
 fn a_failing_connection_made_closes_with_its_error_and_delivers_nothing() {
-    let log = log();
-    let server = Recorder::new(&log)
-        .made(|_| anyhow::bail!("no room"))
-        .data(|_, _| panic!("the connection is closed"));
-    let got = against(server, |mut stream| {
-        let _ = stream.write_all(b"hello");
-        let mut all = Vec::new();
-        let _ = stream.read_to_end(&mut all);
-        all
+    everywhere(|ground| {
+        let log = log();
+        let server = Recorder::new(&log)
+            .made(|_| anyhow::bail!("no room"))
+            .data(|_, _| panic!("the connection is closed"));
+        let got = ground.against(server, |mut stream| {
+            let _ = stream.write_all(b"hello");
+            let mut all = Vec::new();
+            let _ = stream.read_to_end(&mut all);
+            all
+        });
+        assert_eq!(got, b"");
+        assert_eq!(*log.borrow(), ["made", "lost: no room"]);
     });
-    assert_eq!(got, b"");
-    assert_eq!(*log.borrow(), ["made", "lost: no room"]);
 }
 
 #[test]
 fn each_reason_is_told_once() {
-    let done = log();
-    against(Recorder::new(&done), drop);
-    assert_eq!(*done.borrow(), ["made", "read lost", "lost: Done"]);
+    everywhere(|ground| {
+        let done = log();
+        ground.against(Recorder::new(&done), drop);
+        assert_eq!(*done.borrow(), ["made", "read lost", "lost: Done"]);
 
-    let was_reset = log();
-    against(Recorder::new(&was_reset), reset);
-    assert_eq!(*was_reset.borrow(), ["made", "lost: Reset"]);
+        let was_reset = log();
+        ground.against(Recorder::new(&was_reset), Peer::reset);
+        assert_eq!(*was_reset.borrow(), ["made", "lost: Reset"]);
 
-    let aborted = log();
-    let server = Recorder::new(&aborted).made(|transport| {
-        transport.abort_connection();
-        Ok(())
+        let aborted = log();
+        let server = Recorder::new(&aborted).made(|transport| {
+            transport.abort_connection();
+            Ok(())
+        });
+        let end = ground
+            .against(server, |mut stream| stream.read(&mut [0]).map_err(|error| error.kind()));
+        assert_eq!(end, Err(ErrorKind::ConnectionReset));
+        assert_eq!(*aborted.borrow(), ["made", "lost: Aborted"]);
+
+        let failed = log();
+        let server = Recorder::new(&failed).data(|_, _| anyhow::bail!("nonsense"));
+        ground.against(server, |mut stream| {
+            stream.write_all(b"?").expect("sent");
+            assert_eq!(read_all(&mut stream), b"");
+        });
+        assert_eq!(*failed.borrow(), ["made", "lost: nonsense"]);
     });
-    let end = against(server, |mut stream| stream.read(&mut [0]).map_err(|error| error.kind()));
-    assert_eq!(end, Err(ErrorKind::ConnectionReset));
-    assert_eq!(*aborted.borrow(), ["made", "lost: Aborted"]);
-
-    let failed = log();
-    let server = Recorder::new(&failed).data(|_, _| anyhow::bail!("nonsense"));
-    against(server, |mut stream| {
-        stream.write_all(b"?").expect("sent");
-        assert_eq!(read_all(&mut stream), b"");
-    });
-    assert_eq!(*failed.borrow(), ["made", "lost: nonsense"]);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_peer_that_lets_nothing_through_times_out_as_the_system_says() {
-    let log = log();
-    let (send, lost) = channel();
-    let server = Recorder::new(&log)
-        .made(|transport| {
-            // The kernel gives up when nothing was taken for so long (tcp(7), TCP_USER_TIMEOUT).
-            let limit = Some(Duration::from_millis(50));
-            transport.with_fd(|fd| SockRef::from(&fd).set_tcp_user_timeout(limit))??;
-            Ok(transport.write_bytes(vec![0; 32 << 20])?)
-        })
-        .lost(move |_| send.send(()).expect("waited for"));
-    against(server, move |stream| {
-        lost.recv().expect("told");
-        drop(stream);
+    // The option is set by the descriptor, and a simulated host has none.
+    on_the_system(|ground| {
+        let log = log();
+        let (send, lost) = channel();
+        let server = Recorder::new(&log)
+            .made(|transport| {
+                // The kernel gives up when nothing was taken for so long (tcp(7), TCP_USER_TIMEOUT).
+                let limit = Some(Duration::from_millis(50));
+                transport.with_fd(|fd| SockRef::from(&fd).set_tcp_user_timeout(limit))??;
+                Ok(transport.write_bytes(vec![0; 32 << 20])?)
+            })
+            .lost(move |_| send.send(()).expect("waited for"));
+        ground.against(server, move |stream| {
+            stream.wait_for(&lost);
+            drop(stream);
+        });
+        assert_eq!(*log.borrow(), ["made", "pause", "lost: TimedOut"]);
     });
-    assert_eq!(*log.borrow(), ["made", "pause", "lost: TimedOut"]);
 }
 
 #[test]
 fn a_reset_is_the_reason_though_a_callback_failed_of_it() {
-    let log = log();
-    let (send, gone) = channel();
-    let server = Recorder::new(&log).made(move |transport| {
-        gone.recv()?;
-        loop {
-            transport.write(&[0; 1 << 20])?;
-            let _ = transport.flush();
-        }
+    // The callback waits for the peer: in a world it would wait for ever.
+    on_the_system(|ground| {
+        let log = log();
+        let (send, gone) = channel();
+        let server = Recorder::new(&log).made(move |transport| {
+            gone.recv()?;
+            loop {
+                transport.write(&[0; 1 << 20])?;
+                let _ = transport.flush();
+            }
+        });
+        ground.against(server, move |stream| {
+            stream.reset();
+            send.send(()).expect("waited for");
+        });
+        assert_eq!(*log.borrow(), ["made", "lost: Reset"]);
     });
-    against(server, move |stream| {
-        reset(stream);
-        send.send(()).expect("waited for");
-    });
-    assert_eq!(*log.borrow(), ["made", "lost: Reset"]);
 }

@@ -1,15 +1,17 @@
-//! A protocol that notes what it is told, and the two ways to run one.
+//! A protocol that notes what it is told.
+#![allow(dead_code, unused_imports, reason = "each suite uses its own part")]
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-use strand_reactor::{ConnectionLost, Handle, PeerAddr, Protocol, Reactor, TcpOptions, Transport};
+use strand_reactor::{ConnectionLost, Protocol, Transport};
 
-/// Bounds every test: a hang is a failure. Nothing is ever timed by it.
-pub const WATCHDOG: Duration = Duration::from_secs(120);
+pub use crate::ground::{
+    Ground, Held, Kind, Peer, WATCHDOG, everywhere, on_the_system, over_loopback,
+};
 
 pub type Log = Rc<RefCell<Vec<String>>>;
 type React = Box<dyn FnMut(&Transport) -> anyhow::Result<()>>;
@@ -141,109 +143,9 @@ impl Protocol for Recorder {
     }
 }
 
-pub fn hang(handle: &Handle) {
-    handle.stop();
-    panic!("the test hangs");
-}
-
-pub fn reactor() -> Reactor {
-    let reactor = Reactor::new().expect("a reactor");
-    reactor.call_later(WATCHDOG, hang).unref();
-    reactor
-}
-
-/// Runs until nothing is left that could call back.
-#[track_caller]
-pub fn run(reactor: &Reactor) {
-    reactor.run().expect("the loop runs");
-    assert_eq!(reactor.stats().callback_panics, 0, "a callback panicked");
-}
-
-/// Turns until `done`.
-#[track_caller]
-pub fn turn_until(reactor: &Reactor, mut done: impl FnMut() -> bool) {
-    while !done() {
-        reactor.iterate(Some(Duration::from_millis(20))).expect("a turn");
-        assert_eq!(reactor.stats().callback_panics, 0, "a callback panicked, or the test hangs");
-    }
-}
-
-pub fn loopback() -> TcpOptions {
-    TcpOptions::parse("127.0.0.1:0").expect("an address")
-}
-
-/// A port of `reactor` that accepts one connection, for `protocol`, and closes.
-pub fn once(reactor: &Handle, options: TcpOptions, protocol: Recorder) -> SocketAddr {
-    let own = Rc::new(OnceCell::<strand_reactor::ListeningPort>::new());
-    let (mut protocol, this) = (Some(protocol), Rc::clone(&own));
-    let port = reactor
-        .listen_tcp(options, move |_: PeerAddr| {
-            this.get().expect("open").stop_listening();
-            protocol.take()
-        })
-        .expect("a port");
-    let address = port.local_addr().expect("bound");
-    own.set(port).expect("set once");
-    address
-}
-
-/// A server and a client of the same loop, until both are lost.
-#[track_caller]
-pub fn pair(server: Recorder, client: Recorder) -> Reactor {
-    pair_with(loopback(), server, client)
-}
-
-#[track_caller]
-pub fn pair_with(options: TcpOptions, server: Recorder, client: Recorder) -> Reactor {
-    let reactor = reactor();
-    let address = once(&reactor, options, server);
-    let mut client = Some(client);
-    reactor.connect_tcp(address, move |_: PeerAddr| client.take()).expect("an attempt");
-    run(&reactor);
-    assert!(reactor.streams().is_empty());
-    reactor
-}
-
-/// A server, and a plain socket of the system on a thread.
-#[track_caller]
-pub fn against<R: Send + 'static>(
-    server: Recorder,
-    peer: impl FnOnce(TcpStream) -> R + Send + 'static,
-) -> R {
-    against_with(loopback(), server, peer)
-}
-
-#[track_caller]
-pub fn against_with<R: Send + 'static>(
-    options: TcpOptions,
-    server: Recorder,
-    peer: impl FnOnce(TcpStream) -> R + Send + 'static,
-) -> R {
-    let reactor = reactor();
-    let address = once(&reactor, options, server);
-    let peer = std::thread::spawn(move || {
-        let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(WATCHDOG)).expect("a timeout");
-        peer(stream)
-    });
-    // The port closes once it has accepted.
-    turn_until(&reactor, || {
-        peer.is_finished() && reactor.listening_ports().is_empty() && reactor.streams().is_empty()
-    });
-    // What is still to be told.
-    run(&reactor);
-    peer.join().expect("the peer is content")
-}
-
 /// Bytes in which a loss, a repetition or an exchange of parts shows.
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| ((at * 31) >> 3) as u8 ^ (at >> 16) as u8).collect()
-}
-
-pub fn read_all(stream: &mut TcpStream) -> Vec<u8> {
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all).expect("an orderly end");
-    all
 }
 
 /// Closes with a reset.
@@ -251,7 +153,13 @@ pub fn reset(stream: TcpStream) {
     socket2::Socket::from(stream).set_linger(Some(Duration::ZERO)).expect("an option");
 }
 
-/// Where nobody listens.
+/// Where nobody of the system listens.
 pub fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
+}
+
+pub fn read_all(stream: &mut impl Read) -> Vec<u8> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).expect("an orderly end");
+    all
 }

@@ -64,16 +64,5 @@ pub(crate) fn close_port(inner: &Rc<Inner>, key: Key) {
         tracing::debug!(port = %port.label, "closed");
     }
     drop(port);
-    drop_guarded(inner, protocol);
-}
-
-/// Drops a protocol, which is user code, with nothing borrowed; a panic in it hurts nobody else.
-pub(crate) fn drop_guarded(inner: &Inner, protocol: Option<Box<dyn DatagramProtocol>>) {
-    let outcome = guarded(|| {
-        drop(protocol);
-        Ok(())
-    });
-    if let Err(failure) = outcome {
-        inner.report(None, "drop of a protocol", failure);
-    }
+    inner.discard("closed port", "drop of a protocol", protocol);
 }

@@ -2,14 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use super::closing::{drop_guarded, retire};
+use super::closing::retire;
 use super::port::{Port, Readiness};
 use super::{DatagramKey, DatagramProtocol, DatagramTransport, Tuning, UdpOptions};
 use crate::Handle;
-use crate::callback::{Failure, guarded, panic_message};
+use crate::callback::guarded;
 use crate::error::{AdoptError, ListenError, OptionError};
 use crate::inner::Inner;
 use crate::net::{DatagramSocket, DatagramSpec, OpenError, Ownership, SocketOption};
@@ -314,11 +313,6 @@ pub(crate) fn start<E: From<StartError>>(
     };
     let port = retire(&mut inner.core.borrow_mut(), key);
     drop(port);
-    drop_guarded(inner, Some(protocol));
-    Err(StartError::Protocol(match failure {
-        Failure::Error(error) => error,
-        Failure::Panic(panic) if inner.lets_panics_through() => resume_unwind(panic),
-        Failure::Panic(panic) => anyhow::anyhow!("panicked: {}", panic_message(&*panic)),
-    })
-    .into())
+    inner.discard("closed port", "drop of a protocol", protocol);
+    Err(StartError::Protocol(inner.start_failure(failure)).into())
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::closing::{discard, later, retire};
+use super::closing::{later, retire};
 use super::connection::{Connection, Origin, Phase, Ready};
 use super::connector::{Client, call, release};
 use super::happy_eyeballs::{Action, Happening, Race};
@@ -347,7 +347,7 @@ fn connected(inner: &Rc<Inner>, key: Key, stream: Key, peer: PeerAddr) {
         }
     };
     drop(refused);
-    discard(inner, "closed connection", "drop of a protocol", homeless);
+    inner.discard("closed connection", "drop of a protocol", homeless);
     delivery::call(inner, stream, "connection_made", |protocol, transport| {
         protocol.connection_made(transport)
     });

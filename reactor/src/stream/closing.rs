@@ -112,22 +112,12 @@ fn linger(inner: &Rc<Inner>, key: Key) {
 
 /// Counts and logs a callback that failed, and closes its connection.
 pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failure) {
-    let now = inner.now();
-    let panicked = matches!(failure, Failure::Panic(_));
-    let (label, logged) = {
-        let core = &mut *inner.core.borrow_mut();
-        count(&mut core.agenda, panicked);
-        match core.streams.connections.get_mut(key) {
-            Some(connection) => {
-                let stats = connection.rare_stats();
-                stats.callback_errors += u64::from(!panicked);
-                stats.callback_panics += u64::from(panicked);
-                (connection.label(), connection.admits_log(now))
-            }
-            None => ("closed connection".into(), core.log.admits(now)),
-        }
-    };
-    let error = inner.log_failure(&label, what, failure, logged);
+    let error = inner.blame("closed connection", what, failure, |core, failed| {
+        let connection = core.streams.connections.get_mut(key)?;
+        let stats = connection.rare_stats();
+        failed.count(&mut stats.callback_errors, &mut stats.callback_panics);
+        Some((connection.label(), connection.admits_log(failed.now)))
+    });
     with(inner, key, |connection, agenda| {
         connection.fail(ConnectionLost::Failed(Rc::new(error)), agenda);
     });
@@ -135,29 +125,7 @@ pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failu
 
 /// Counts and logs a callback that failed when its connection was gone.
 fn unheard(inner: &Inner, label: &str, what: &'static str, failure: Failure) {
-    let panicked = matches!(failure, Failure::Panic(_));
-    let logged = {
-        let core = &mut *inner.core.borrow_mut();
-        count(&mut core.agenda, panicked);
-        core.log.admits(inner.now())
-    };
-    drop(inner.log_failure(label, what, failure, logged));
-}
-
-/// Drops what is the user's; a panic of that costs nobody else anything.
-pub(super) fn discard<T>(inner: &Inner, label: &str, what: &'static str, value: T) {
-    let outcome = guarded(|| {
-        drop(value);
-        Ok(())
-    });
-    if let Err(failure) = outcome {
-        unheard(inner, label, what, failure);
-    }
-}
-
-fn count(agenda: &mut Agenda, panicked: bool) {
-    agenda.stats.callback_errors += u64::from(!panicked);
-    agenda.stats.callback_panics += u64::from(panicked);
+    drop(inner.blame(label, what, failure, |_, _| None));
 }
 
 /// Takes a connection out of its slot. What waited is cancelled. The caller drops the connection,
@@ -224,7 +192,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
         if let Err(failure) = outcome {
             unheard(inner, &label, "stream layer lost", failure);
         }
-        discard(inner, &label, "drop of a stream layer", layer);
+        inner.discard(&label, "drop of a stream layer", layer);
     }
     if let Some(mut protocol) = protocol
         && !inner.is_gone()
@@ -238,7 +206,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
             unheard(inner, &label, "connection_lost", failure);
         }
         // The protocol goes before anybody opens the next one in its stead.
-        discard(inner, &label, "drop of a protocol", protocol);
+        inner.discard(&label, "drop of a protocol", protocol);
     }
     if let Origin::Connector(connector) = origin {
         attempts::lost(inner, connector, &reason);

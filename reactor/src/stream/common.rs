@@ -110,4 +110,33 @@ macro_rules! stream_setters {
     };
 }
 
-pub(crate) use {stream_setters, tcp_setters};
+/// The setters that every port that accepts has.
+macro_rules! accept_setters {
+    () => {
+        /// How many connections to accept in one turn of the loop.
+        pub fn accept_budget(mut self, budget: AcceptBudget) -> Self {
+            self.accept.budget = budget;
+            self
+        }
+
+        /// Most connections that the port has at once; others wait in the backlog until one closes.
+        pub fn max_connections(mut self, connections: usize) -> Self {
+            self.accept.max_connections = Some(connections);
+            self
+        }
+
+        /// Opens the port with accepting paused.
+        pub fn start_paused(mut self, on: bool) -> Self {
+            self.accept.start_paused = on;
+            self
+        }
+
+        /// The name of the port in logs; by default its kind and address.
+        pub fn label(mut self, label: impl Into<String>) -> Self {
+            self.accept.label = Some(label.into());
+            self
+        }
+    };
+}
+
+pub(crate) use {accept_setters, stream_setters, tcp_setters};

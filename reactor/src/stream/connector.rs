@@ -2,15 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::attempts::{Lookups, begin, give_up};
-use super::closing::discard;
 use super::happy_eyeballs::Race;
 use super::{ConnectOptions, PeerAddr, Protocol, StreamNotice, Transport};
-use crate::callback::{Failure, LogLimit, guarded, panic_message};
+use crate::callback::{LogLimit, guarded};
 use crate::error::{ConnectError, ConnectionLost};
 use crate::inner::{Inner, reach};
 use crate::slots::Key;
@@ -288,15 +286,8 @@ impl Handle {
             }
             Err(failure) => {
                 let client = inner.core.borrow_mut().streams.connectors.remove(key);
-                drop((client, factory));
-                Err(match failure {
-                    Failure::Error(error) => ConnectError::Factory(error),
-                    Failure::Panic(panic) if inner.lets_panics_through() => resume_unwind(panic),
-                    Failure::Panic(panic) => ConnectError::Factory(anyhow::anyhow!(
-                        "panicked: {}",
-                        panic_message(&*panic)
-                    )),
-                })
+                inner.discard("unused connector", "drop of a factory", (client, factory));
+                Err(ConnectError::Factory(inner.start_failure(failure)))
             }
         }
     }
@@ -423,7 +414,7 @@ impl Drop for Connector {
                 Ok(mut core) => take_unused(&mut core.streams.connectors, self.key, 2),
                 Err(_) => None,
             };
-            discard(&inner, "unused connector", "drop of a factory", client);
+            inner.discard("unused connector", "drop of a factory", client);
         }
     }
 }
@@ -477,7 +468,7 @@ pub(crate) fn started(inner: &Rc<Inner>, key: Key) {
 /// Lets go of a connector that nobody can use any more.
 pub(super) fn release(inner: &Inner, key: Key) {
     let client = take_unused(&mut inner.core.borrow_mut().streams.connectors, key, 1);
-    discard(inner, "unused connector", "drop of a factory", client);
+    inner.discard("unused connector", "drop of a factory", client);
 }
 
 /// Calls the factory; what fails is logged and counted, and handed back.
@@ -498,19 +489,10 @@ pub(super) fn call(
     return_factory(inner, key, factory);
     drop(connector);
     let Err(failure) = outcome else { return Ok(()) };
-    let now = inner.now();
-    let panicked = matches!(failure, Failure::Panic(_));
-    let (label, logged) = {
-        let core = &mut *inner.core.borrow_mut();
-        let stats = &mut core.agenda.stats;
-        stats.callback_errors += u64::from(!panicked);
-        stats.callback_panics += u64::from(panicked);
-        match core.streams.connectors.get_mut(key) {
-            Some(client) => (client.label(), client.log.admits(now)),
-            None => ("closed connector".into(), core.log.admits(now)),
-        }
-    };
-    Err(inner.log_failure(&label, what, failure, logged))
+    Err(inner.blame("closed connector", what, failure, |core, failed| {
+        let client = core.streams.connectors.get_mut(key)?;
+        Some((client.label(), client.log.admits(failed.now)))
+    }))
 }
 
 /// Ends a call: the factory returns to its connector, or is dropped with nothing borrowed.
@@ -519,5 +501,5 @@ fn return_factory(inner: &Inner, key: Key, factory: Box<dyn ClientFactory>) {
         Some(client) => client.factory.replace(factory),
         None => Some(factory),
     };
-    discard(inner, "closed connector", "drop of a factory", homeless);
+    inner.discard("closed connector", "drop of a factory", homeless);
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use super::closing::{self, report};
+use super::closing::report;
 use super::connection::{Phase, Ready, lost};
 use super::{BUFFER_LEN, Connection, Protocol, Transport, attempts, layer, listener};
 use crate::agenda::Agenda;
@@ -25,13 +25,14 @@ pub(crate) fn event(inner: &Rc<Inner>, event: &Event) -> bool {
         let core = &mut *inner.core.borrow_mut();
         match Kind::of(event.token) {
             Some(Kind::Listener) => match core.streams.listeners.key_of(event.token) {
-                Some(key) if stopping => {
-                    if let Some(listener) = core.streams.listeners.get_mut(key) {
+                Some(key) => match core.streams.listeners.get_mut(key) {
+                    // Already due this turn, with the budget of one; or due no more.
+                    Some(listener) if listener.on_ready || stopping => {
                         listener.make_ready(&mut core.agenda);
+                        return true;
                     }
-                    return true;
-                }
-                Some(key) => (Kind::Listener, key),
+                    _ => (Kind::Listener, key),
+                },
                 None => return false,
             },
             Some(Kind::Stream) => {
@@ -322,5 +323,5 @@ pub(crate) fn put_back(inner: &Inner, key: Key, protocol: Box<dyn Protocol>) {
             None => Some(protocol),
         }
     };
-    closing::discard(inner, "closed connection", "drop of a protocol", homeless);
+    inner.discard("closed connection", "drop of a protocol", homeless);
 }

@@ -346,7 +346,7 @@ pub(crate) fn run(inner: &Rc<Inner>, key: Key) {
         // With what a failing layer left over.
         let unsent = left.chain(inputs.into_iter().filter_map(Input::into_completion));
         let homeless = put_back(inner, key, layers, output, outcome.is_err());
-        closing::discard(inner, "closed connection", "drop of a stream layer", homeless);
+        inner.discard("closed connection", "drop of a stream layer", homeless);
         let cancelled = unsent.map(|done| Notice::Written(done, Err(WriteError::Cancelled)));
         inner.core.borrow_mut().agenda.notices.extend(cancelled);
         if let Err(failure) = outcome {

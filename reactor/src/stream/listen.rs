@@ -1,13 +1,11 @@
 //! Opening TCP ports.
 
-use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use super::closing::discard;
 use super::listener::Listener;
 use super::{Factory, ListeningPort, TcpOptions};
 use crate::Handle;
-use crate::callback::{Failure, guarded, panic_message};
+use crate::callback::guarded;
 use crate::datagram::StartError;
 use crate::error::{ListenError, OptionError};
 use crate::inner::Inner;
@@ -132,14 +130,10 @@ pub(crate) fn start<E: From<StartError>>(
         tracing::debug!(port = %label, "open");
         return Ok(ListeningPort::new(inner, key));
     };
-    discard(inner, &label, "drop of a factory", homeless);
+    inner.discard(&label, "drop of a factory", homeless);
     Err(match failure {
         None => StartError::Closed,
-        Some(Failure::Error(error)) => StartError::Protocol(error),
-        Some(Failure::Panic(panic)) if inner.lets_panics_through() => resume_unwind(panic),
-        Some(Failure::Panic(panic)) => {
-            StartError::Protocol(anyhow::anyhow!("panicked: {}", panic_message(&*panic)))
-        }
+        Some(failure) => StartError::Protocol(inner.start_failure(failure)),
     }
     .into())
 }

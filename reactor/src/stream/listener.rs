@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::closing::{discard, later, retire};
+use super::closing::{later, retire};
 use super::connection::{Connection, Origin, Phase, Who, is_shortage};
 use super::options::{Accept, AcceptBudget, Tuning};
 use super::{Factory, PeerAddr, StreamNotice, delivery};
@@ -290,7 +290,7 @@ fn build(
         }
     };
     drop(refused);
-    discard(inner, "refused connection", "drop of a protocol", homeless);
+    inner.discard("refused connection", "drop of a protocol", homeless);
     delivery::call(inner, stream, "connection_made", |protocol, transport| {
         protocol.connection_made(transport)
     });
@@ -302,7 +302,7 @@ fn return_factory(inner: &Inner, key: Key, factory: Box<dyn Factory>) {
         Some(listener) => listener.factory.replace(factory),
         None => Some(factory),
     };
-    discard(inner, "closed port", "drop of a factory", homeless);
+    inner.discard("closed port", "drop of a factory", homeless);
 }
 
 /// What an error of accepting says.
@@ -382,19 +382,10 @@ pub(crate) fn refrain(inner: &Rc<Inner>, key: Key, error: &io::Error) {
 }
 
 fn report(inner: &Inner, key: Key, what: &'static str, failure: Failure) {
-    let now = inner.now();
-    let panicked = matches!(failure, Failure::Panic(_));
-    let (label, logged) = {
-        let core = &mut *inner.core.borrow_mut();
-        let stats = &mut core.agenda.stats;
-        stats.callback_errors += u64::from(!panicked);
-        stats.callback_panics += u64::from(panicked);
-        match core.streams.listeners.get_mut(key) {
-            Some(listener) => (Rc::clone(&listener.label), listener.log.admits(now)),
-            None => ("closed port".into(), core.log.admits(now)),
-        }
-    };
-    drop(inner.log_failure(&label, what, failure, logged));
+    drop(inner.blame("closed port", what, failure, |core, failed| {
+        let listener = core.streams.listeners.get_mut(key)?;
+        Some((Rc::clone(&listener.label), listener.log.admits(failed.now)))
+    }));
 }
 
 /// The end of a port: its socket is closed, its factory and those who wait are told.
@@ -418,7 +409,7 @@ pub(crate) fn close(inner: &Rc<Inner>, key: Key) {
         if let Err(failure) = outcome {
             report(inner, key, "stop_factory", failure);
         }
-        discard(inner, &label, "drop of a factory", factory);
+        inner.discard(&label, "drop of a factory", factory);
     }
     let calls = stopped.into_iter().map(Notice::Call);
     inner.core.borrow_mut().agenda.notices.extend(calls);

@@ -51,7 +51,7 @@ pub use transport::{StreamKey, Transport};
 #[cfg(feature = "testing")]
 pub(crate) use adopt::attach;
 pub(crate) use closing::{begin_shutdown, end_shutdown, is_flushing, later, notice};
-pub(crate) use common::{Common, stream_setters};
+pub(crate) use common::{Common, accept_setters, stream_setters};
 pub(crate) use connection::Connection;
 pub(crate) use delivery::{buffer, due, event, flush_dirty, ready};
 #[cfg(feature = "testing")]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::common::{Common, stream_setters, tcp_setters};
+use super::common::{Common, accept_setters, stream_setters, tcp_setters};
 use crate::address::{Host, parse_address, parse_host};
 use crate::datagram::{Family, within};
 use crate::error::{AddressError, ConnectError, OptionError};
@@ -190,36 +190,13 @@ impl TcpOptions {
         self
     }
 
-    /// How many connections to accept in one turn of the loop.
-    pub fn accept_budget(mut self, budget: AcceptBudget) -> Self {
-        self.accept.budget = budget;
-        self
-    }
-
-    /// Most connections that the port has at once; others wait in the backlog until one closes.
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.accept.max_connections = Some(connections);
-        self
-    }
-
     /// Most connections of one IP address at once; one more is closed as soon as it is accepted.
     pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
         self.accept.max_connections_per_peer = Some(connections);
         self
     }
 
-    /// Opens the port with accepting paused.
-    pub fn start_paused(mut self, on: bool) -> Self {
-        self.accept.start_paused = on;
-        self
-    }
-
-    /// The name of the port in logs; by default its kind and address.
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.accept.label = Some(label.into());
-        self
-    }
-
+    accept_setters!();
     tcp_setters!();
     stream_setters!();
 

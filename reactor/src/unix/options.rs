@@ -7,7 +7,7 @@ use super::UnixAddr;
 use crate::datagram::{QueuePolicy, within};
 use crate::error::{AddressError, ListenError, OptionError};
 use crate::net::{UnixDatagramSpec, UnixListenSpec};
-use crate::stream::{Accept, AcceptBudget, Common, Tuning, stream_setters};
+use crate::stream::{Accept, AcceptBudget, Common, Tuning, accept_setters, stream_setters};
 
 /// How to open a UNIX port: a path or an abstract name, and options that have good defaults.
 ///
@@ -68,18 +68,6 @@ impl UnixOptions {
         self
     }
 
-    /// How many connections to accept in one turn of the loop.
-    pub fn accept_budget(mut self, budget: AcceptBudget) -> Self {
-        self.accept.budget = budget;
-        self
-    }
-
-    /// Most connections that the port has at once; others wait in the backlog until one closes.
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.accept.max_connections = Some(connections);
-        self
-    }
-
     /// Most connections of one user ([`PeerCredentials::uid`](super::PeerCredentials)) at once;
     /// one more is closed as soon as it is accepted. Where the system does not tell the user, all
     /// count as one.
@@ -88,18 +76,7 @@ impl UnixOptions {
         self
     }
 
-    /// Opens the port with accepting paused.
-    pub fn start_paused(mut self, on: bool) -> Self {
-        self.accept.start_paused = on;
-        self
-    }
-
-    /// The name of the port in logs; by default its kind and address.
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.accept.label = Some(label.into());
-        self
-    }
-
+    accept_setters!();
     stream_setters!();
 
     pub(crate) fn check(self) -> Result<(UnixListenSpec, Accept, Tuning), ListenError> {

@@ -69,9 +69,7 @@ fn usual_prefix(ip: IpAddr) -> u8 {
 }
 
 fn check(ip: IpAddr) -> Result<(), &'static str> {
-    if ip.is_loopback() {
-        Err("every host has the addresses of loopback anyway")
-    } else if ip.is_unspecified() || ip.is_multicast() || ip == Ipv4Addr::BROADCAST {
+    if ip.is_unspecified() || ip.is_multicast() || ip == Ipv4Addr::BROADCAST {
         Err("it names no single host")
     } else if ip.to_canonical() != ip {
         Err("write the IPv4 address itself")

@@ -12,8 +12,7 @@ use crate::inner::Stop;
 
 impl World {
     pub(super) fn find(&self, name: &str) -> Result<HostId, HostError> {
-        let found = self.around.names.hosts.borrow().get(name).copied();
-        found.ok_or_else(|| HostError::Unknown { name: name.to_owned() })
+        self.around.names.host(name).ok_or_else(|| HostError::Unknown { name: name.to_owned() })
     }
 
     /// The handle of a host that is up, as [`host`](Self::host) and [`restart`](Self::restart) gave
@@ -138,7 +137,8 @@ impl World {
     }
 
     /// Gives a name addresses, in the place of any that it had, for [`Handle::resolve`] and
-    /// `connect_tcp` on every host. Names that are not in the table do not exist.
+    /// `connect_tcp` on every host. Names that are not in the table do not exist. An address of
+    /// loopback is that of the host that asks.
     ///
     /// ```
     /// use std::time::Duration;

@@ -3,15 +3,20 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use super::host::{HostId, interface_name};
+use super::host::{HostId, HostState, interface_name};
+use super::kit::open_on;
 use super::network::{Happening, Net};
 use super::packet::{Body, Packet};
 use super::turn::Wants;
 use super::world::World;
+use crate::Reactor;
 
 impl World {
-    /// The state of everything as text: hosts with their sockets, queues and next timers, and what
-    /// is under way between them. For people to read; its form may change.
+    /// The state of everything as text. Of each host: the sockets of its system, with what waits to
+    /// be read, accepted or acknowledged; the ports and connections of its programs, with what waits
+    /// to be sent; and every timer, with the moment of the world's time at which it is due. Then the
+    /// rules in force, and each packet under way with its arrival. For people to read; its form may
+    /// change.
     ///
     /// ```
     /// # use strand_reactor::*;
@@ -40,53 +45,81 @@ impl World {
     }
 
     fn write(&self, text: &mut String) -> fmt::Result {
-        let net = &*self.net.borrow();
-        let now = Duration::from_nanos(net.now);
-        writeln!(text, "world at {now:?}: {} hosts", net.hosts.len())?;
-        for number in 0..net.hosts.len() {
-            self.write_host(net, HostId(number as u32), text)?;
+        let hosts = self.slots.borrow().len();
+        writeln!(text, "world at {:?}: {hosts} hosts", self.elapsed())?;
+        for number in 0..hosts {
+            self.write_host(number, text)?;
         }
+        let net = &*self.net.borrow();
         net.links.write_rules(net.now, text)?;
         write_flights(net, text)
     }
 
-    fn write_host(&self, net: &Net, id: HostId, text: &mut String) -> fmt::Result {
-        let host = net.host(id);
-        let slots = self.slots.borrow();
-        let slot = &slots[id.0 as usize];
-        let state = match (&slot.reactor, slot.stopped) {
+    fn write_host(&self, number: usize, text: &mut String) -> fmt::Result {
+        let (reactor, is_stopped, born) = {
+            let slot = &self.slots.borrow()[number];
+            (slot.reactor.clone(), slot.stopped, slot.born)
+        };
+        let state = match (&reactor, is_stopped) {
             (None, _) => "down",
             (Some(_), true) => "stopped",
             (Some(_), false) => "up",
         };
-        write!(text, "host {}, {state}:", host.name)?;
-        for own in &host.addresses {
-            write!(text, " {}/{} on {}", own.ip, own.prefix_len, interface_name(own.interface))?;
-        }
-        writeln!(text)?;
-        for socket in host.udp.iter() {
-            writeln!(text, "  udp {socket}")?;
-        }
-        host.tcp.dump(text)?;
-        let Some(reactor) = &slot.reactor else { return Ok(()) };
-        let core = reactor.inner.core.borrow();
-        let waiting = core.agenda.queued;
-        let (ports, streams) = (core.ports.len(), core.streams.connections.len());
-        let timers = core.timers.iter().count();
-        drop(core);
-        writeln!(
-            text,
-            "  reactor: {ports} ports, {streams} connections, {waiting} datagrams to send, \
-             {timers} timers"
-        )?;
+        write_system(&self.net.borrow().hosts[number], state, text)?;
+        let Some(reactor) = reactor else { return Ok(()) };
+        write_reactor(&reactor, born, text)?;
         match reactor.wants() {
+            // It takes no more turns.
+            _ if is_stopped => Ok(()),
             Wants::Now => writeln!(text, "  wants a turn now"),
-            Wants::At(at) => {
-                let at = Duration::from_nanos(slot.born.saturating_add(at));
-                writeln!(text, "  wants a turn at {at:?}")
-            }
+            Wants::At(at) => writeln!(text, "  wants a turn at {:?}", moment(born, at)),
             Wants::Nothing => Ok(()),
         }
+    }
+}
+
+/// A moment of a host's own clock, on that of the world.
+fn moment(born: u64, at: u64) -> Duration {
+    Duration::from_nanos(born.saturating_add(at))
+}
+
+/// What the system of a host knows: its addresses, and its sockets.
+fn write_system(host: &HostState, state: &str, text: &mut String) -> fmt::Result {
+    write!(text, "host {}, {state}:", host.name)?;
+    for own in &host.addresses {
+        write!(text, " {}/{} on {}", own.ip, own.prefix_len, interface_name(own.interface))?;
+    }
+    writeln!(text)?;
+    for socket in host.udp.iter() {
+        writeln!(text, "  udp {socket}")?;
+    }
+    host.tcp.dump(text)
+}
+
+/// What its programs have open, and the timers that they wait for, the next one first. The network
+/// is not borrowed: ports ask it for their addresses.
+fn write_reactor(reactor: &Reactor, born: u64, text: &mut String) -> fmt::Result {
+    let mut timers: Vec<(u64, bool)> = {
+        let core = reactor.inner.core.borrow();
+        core.timers.iter().map(|(_, at, timer)| (at, timer.is_referenced())).collect()
+    };
+    timers.sort_unstable();
+    let open = open_on(reactor);
+    let deadline = reactor.inner.shutdown_deadline();
+    if open.is_empty() && timers.is_empty() && deadline.is_none() {
+        return Ok(());
+    }
+    writeln!(text, "  open in its reactor:")?;
+    for one in open {
+        writeln!(text, "    {one}")?;
+    }
+    for (at, is_referenced) in timers {
+        let alone = if is_referenced { "" } else { ", unreferenced" };
+        writeln!(text, "    a timer at {:?}{alone}", moment(born, at))?;
+    }
+    match deadline {
+        Some(at) => writeln!(text, "    a shutdown, over at {:?} at the latest", moment(born, at)),
+        None => Ok(()),
     }
 }
 

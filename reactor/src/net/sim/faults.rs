@@ -1,14 +1,13 @@
 //! What goes wrong in a world, and the record of it: links, rules, traces.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::rc::Rc;
 
 use super::error::HostError;
 use super::host::HostId;
 use super::links::{Guard, Host, Hosts, Link, Rule};
+use super::names::NameTable;
 use super::network::Net;
 use super::table::AddressTable;
 use super::world::World;
@@ -83,9 +82,9 @@ impl World {
         link: Link,
     ) -> Result<(), HostError> {
         let (from, to): (Hosts, Hosts) = (from.into(), to.into());
-        let names = self.around.names.hosts.borrow();
+        let names = &self.around.names;
         let Net { links, addresses, .. } = &mut *self.net.borrow_mut();
-        let known = |host: &Host| find(host, &names, addresses);
+        let known = |host: &Host| find(host, names, addresses);
         let (from, to) = (from.resolve(&known)?, to.resolve(&known)?);
         for &from in &from {
             for &to in &to {
@@ -116,9 +115,9 @@ impl World {
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn rule(&self, rule: Rule) -> Result<Guard, HostError> {
-        let names = self.around.names.hosts.borrow();
+        let names = &self.around.names;
         let Net { links, addresses, .. } = &mut *self.net.borrow_mut();
-        links.add_rule(rule, &|host| find(host, &names, addresses))
+        links.add_rule(rule, &|host| find(host, names, addresses))
     }
 
     /// Lets nothing pass between the hosts of two sides, either way, until the guard is dropped.
@@ -192,15 +191,9 @@ impl World {
 }
 
 /// The host of this name or address.
-fn find(
-    host: &Host,
-    names: &BTreeMap<Rc<str>, HostId>,
-    addresses: &AddressTable,
-) -> Option<HostId> {
+fn find(host: &Host, names: &NameTable, addresses: &AddressTable) -> Option<HostId> {
     match host {
-        Host::Name(name) => {
-            names.get(name.as_str()).copied().or_else(|| addresses.get(name.parse().ok()?))
-        }
+        Host::Name(name) => names.host(name).or_else(|| addresses.get(name.parse().ok()?)),
         Host::Address(address) => addresses.get(*address),
     }
 }

@@ -4,6 +4,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `world.rs` | [`World`]: hosts, and the loop that lets time pass |
+//! | `until.rs` | waiting with a limit |
 //! | `control.rs` | crashes, restarts, names and settings |
 //! | `dump.rs` | a world as text |
 //! | `turn.rs` | how a reactor is driven turn by turn, and what reactors of a world share |
@@ -11,9 +12,10 @@
 //! | `network.rs` | what hosts share: clock, happenings, the way of a packet |
 //! | `host.rs` | addresses, interfaces, events of sockets |
 //! | `packet.rs` | the one type that sockets, links and the trace share |
-//! | `queue.rs`, `table.rs` | the heap of happenings; hosts by address |
+//! | `queue.rs`, `table.rs` | what happens when; hosts by address |
 //! | `names.rs` | the table of names, and its resolver |
 //! | `udp/`, `tcp/` | sockets |
+//! | `plain.rs` | sockets without a reactor, for tests |
 //! | `links/`, `trace.rs` | what becomes of packets under way; the record of them |
 //!
 //! A world drives ordinary reactors: one [`SimDriver`](driver::SimDriver) each over a shared
@@ -35,18 +37,26 @@ mod links;
 mod names;
 mod network;
 mod packet;
+#[cfg(feature = "testing")]
+mod plain;
 mod queue;
 mod table;
 mod tcp;
 mod trace;
 mod turn;
 mod udp;
+mod until;
 mod world;
 
 pub use addresses::HostAddresses;
 pub use error::HostError;
-pub use kit::{Leftover, Pair, Recorder, SentDatagram, WrittenStream, pair, stream_pair};
+pub use kit::{
+    Leftover, Pair, Recorder, Seeds, SentDatagram, WrittenStream, for_each_seed, pair, stream_pair,
+};
 pub use links::{Call, GilbertElliott, Guard, Hosts, Latency, Link, Loss, PacketView, Rule};
+#[cfg(feature = "testing")]
+pub use plain::{PlainListener, PlainStream};
+pub use until::UntilError;
 pub use world::World;
 
 pub(crate) use turn::Hook;

@@ -1,5 +1,6 @@
 //! The names of a world, and the resolver that every host of it starts with.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,8 +15,8 @@ use crate::{Answer, Handle, Query, Resolve};
 /// Names and their addresses; those of hosts are among them.
 pub(super) struct NameTable {
     addresses: RefCell<BTreeMap<String, Vec<IpAddr>>>,
-    /// Hosts by the names that they were given.
-    pub(super) hosts: RefCell<BTreeMap<Rc<str>, HostId>>,
+    /// Hosts by their names, as `key` writes them.
+    hosts: RefCell<BTreeMap<Rc<str>, HostId>>,
     pub(super) lookup_time: Cell<Duration>,
 }
 
@@ -32,32 +33,41 @@ impl Default for NameTable {
 impl NameTable {
     /// Gives a name these addresses; without any it does not exist.
     pub(super) fn set(&self, name: &str, addresses: Vec<IpAddr>) {
-        self.addresses.borrow_mut().insert(key(name), addresses);
+        self.addresses.borrow_mut().insert(key(name).into_owned(), addresses);
     }
 
-    /// Names a host.
-    pub(super) fn add_host(&self, name: &Rc<str>, id: HostId, addresses: &[(IpAddr, u8)]) {
-        self.hosts.borrow_mut().insert(Rc::clone(name), id);
-        // Whoever asks may write it in another case.
-        if key(name) != **name {
-            self.set(name, addresses.iter().map(|(ip, _)| *ip).collect());
-        }
+    /// Names a host, whose name nobody has.
+    pub(super) fn add_host(&self, name: &Rc<str>, id: HostId) {
+        let key = match key(name) {
+            // In a world of many hosts the memory counts.
+            Cow::Borrowed(same) if same.len() == name.len() => Rc::clone(name),
+            other => other.into(),
+        };
+        self.hosts.borrow_mut().insert(key, id);
+    }
+
+    /// The host of this name.
+    pub(super) fn host(&self, name: &str) -> Option<HostId> {
+        self.hosts.borrow().get(&*key(name)).copied()
     }
 
     fn get(&self, name: &str, net: &Net) -> Vec<IpAddr> {
-        let name = key(name);
-        if let Some(addresses) = self.addresses.borrow().get(&name) {
+        if let Some(addresses) = self.addresses.borrow().get(&*key(name)) {
             return addresses.clone();
         }
-        let hosts = self.hosts.borrow();
-        let of_host = |id: &HostId| net.host(*id).addresses.iter().map(|own| own.ip).collect();
-        hosts.get(&*name).map(of_host).unwrap_or_default()
+        let of_host = |id: HostId| net.host(id).addresses.iter().map(|own| own.ip).collect();
+        self.host(name).map(of_host).unwrap_or_default()
     }
 }
 
 /// Case does not matter, nor does the root's full stop (RFC 4343).
-fn key(name: &str) -> String {
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+fn key(name: &str) -> Cow<'_, str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
+    }
 }
 
 /// Answers from the table as it is when the time of the lookup is over.

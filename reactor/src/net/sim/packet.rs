@@ -21,7 +21,8 @@ pub(crate) struct Packet {
 pub(crate) enum Body {
     Udp(Rc<[u8]>),
     Tcp(Segment),
-    Icmp(IcmpError),
+    /// In a box: rare, and longer than the others.
+    Icmp(Box<IcmpError>),
 }
 
 /// A TCP segment (RFC 9293).

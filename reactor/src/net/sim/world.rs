@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +50,7 @@ use crate::{Handle, Reactor};
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub struct World {
+    seed: u64,
     pub(super) net: SharedNet,
     pub(super) slots: RefCell<Vec<Slot>>,
     pub(super) around: Rc<Surroundings>,
@@ -87,6 +89,7 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let net = Rc::new(RefCell::new(Net::new(seed)));
         Self {
+            seed,
             around: Rc::new(Surroundings::new(&net)),
             net,
             slots: RefCell::default(),
@@ -100,26 +103,34 @@ impl World {
     /// Makes a host, and gives the handle of its reactor.
     ///
     /// The handle carries the whole API of a [`Reactor`], and is good for as long as the world is.
-    /// Other hosts find the host by its name, too: it is in the world's table of names.
+    /// Other hosts find the host by its name, too: it is in the world's table of names. As in DNS,
+    /// case does not matter in it, nor a full stop at its end (RFC 4343): here, in every other call
+    /// that takes the name of a host, and when it is looked up.
     ///
     /// # Errors
-    /// [`HostError`] when the name or an address is taken, or is none.
+    /// [`HostError`] when the name or an address is taken, or is none. Addresses of loopback belong
+    /// to every host already.
     pub fn host<A>(&self, name: &str, addresses: A) -> Result<Handle, HostError>
     where
         A: TryInto<HostAddresses>,
         A::Error: Into<HostError>,
     {
         let addresses: HostAddresses = addresses.try_into().map_err(Into::into)?;
-        if name.is_empty() {
+        if name.is_empty() || name == "." {
             let reason = "it is empty, and nobody could find it by that";
-            return Err(HostError::Name { given: String::new(), reason });
+            return Err(HostError::Name { given: name.to_owned(), reason });
         }
-        if self.around.names.hosts.borrow().contains_key(name) {
-            return Err(HostError::NameTaken { name: name.to_owned() });
+        if let Some(other) = self.around.names.host(name) {
+            let name = self.net.borrow().host(other).name.to_string();
+            return Err(HostError::NameTaken { name });
+        }
+        if let Some((ip, _)) = addresses.list.iter().find(|(ip, _)| ip.is_loopback()) {
+            let reason = "every host has the addresses of loopback anyway";
+            return Err(HostError::Address { given: ip.to_string(), reason });
         }
         let name: Rc<str> = name.into();
         let id = self.add(&name, &addresses)?;
-        self.around.names.add_host(&name, id, &addresses.list);
+        self.around.names.add_host(&name, id);
         let (slot, handle) = self.boot(id);
         let slots = &mut *self.slots.borrow_mut();
         grow(slots);
@@ -157,6 +168,12 @@ impl World {
         (Slot { reactor, hook, born, stopped: false, turns: 0, turned_at: 0 }, handle)
     }
 
+    /// The seed that it was made with. A program's own generator may start from it, and so be the
+    /// same whenever the world is.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The virtual clock.
     pub fn now(&self) -> Instant {
         self.net.borrow().instant()
@@ -173,19 +190,30 @@ impl World {
     /// [`RunError::AlreadyRunning`] from inside a callback of one of its hosts.
     pub fn run_for(&self, duration: Duration) -> Result<(), RunError> {
         let _running = self.begin()?;
-        let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let until = self.net.borrow().now.saturating_add(length).min(END_NS);
+        let until = self.after(duration);
         while self.next(until)? {}
+        self.pass_to(until);
+        Ok(())
+    }
+
+    /// The network's time when so much more of it has passed.
+    pub(super) fn after(&self, duration: Duration) -> u64 {
+        let length = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.net.borrow().now.saturating_add(length).min(END_NS)
+    }
+
+    /// Moves the clock to where nothing is left before.
+    pub(super) fn pass_to(&self, until: u64) {
         let net = &mut *self.net.borrow_mut();
         net.now = until;
         net.shrink();
-        Ok(())
     }
 
     /// Lets time pass until `condition` holds, which is asked before the first turn and after
     /// each. False when nothing is left that could happen and it does not hold.
     ///
-    /// A timer that repeats always leaves something: there, bound the time in the condition.
+    /// A timer that repeats always leaves something: [`run_until_within`](Self::run_until_within) has
+    /// a limit. So has a condition that asks for the time:
     ///
     /// ```
     /// use std::time::Duration;
@@ -236,7 +264,7 @@ impl World {
         self.next(END_NS)
     }
 
-    fn begin(&self) -> Result<Running<'_>, RunError> {
+    pub(super) fn begin(&self) -> Result<Running<'_>, RunError> {
         if self.running.replace(true) {
             return Err(RunError::AlreadyRunning);
         }
@@ -245,7 +273,17 @@ impl World {
 
     /// The next turn of a host, or the next instant of the network alone, no later than `until`;
     /// false if there is none.
-    fn next(&self, until: u64) -> Result<bool, RunError> {
+    pub(super) fn next(&self, until: u64) -> Result<bool, RunError> {
+        let result = self.pass(until);
+        // A condition of a rule was asked in the midst of something; this is the end of it.
+        let panic = self.net.borrow_mut().links.take_panic();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+        result
+    }
+
+    fn pass(&self, until: u64) -> Result<bool, RunError> {
         loop {
             self.look_at_touched();
             let ready = {
@@ -353,8 +391,15 @@ fn grow<T>(list: &mut Vec<T>) {
     }
 }
 
+/// A world of this seed.
+impl From<u64> for World {
+    fn from(seed: u64) -> Self {
+        Self::new(seed)
+    }
+}
+
 /// While it lives, time passes.
-struct Running<'a>(&'a World);
+pub(super) struct Running<'a>(&'a World);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
@@ -377,6 +422,7 @@ impl Drop for Turn<'_> {
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("World")
+            .field("seed", &self.seed)
             .field("hosts", &self.slots.borrow().len())
             .field("elapsed", &self.elapsed())
             .finish_non_exhaustive()

@@ -76,7 +76,7 @@ fn call(
     let outcome = guarded(|| call(&mut *protocol, &transport));
     put_back(inner, key, protocol);
     if let Err(failure) = outcome {
-        report(inner, Some(key), what, failure);
+        report(inner, key, what, failure);
     }
 }
 
@@ -86,30 +86,15 @@ pub(super) fn put_back(inner: &Inner, key: Key, protocol: Box<dyn UnixDatagramPr
         Some(port) => port.protocol.replace(protocol),
         None => Some(protocol),
     };
-    drop(homeless);
+    inner.discard("closed port", "drop of a protocol", homeless);
 }
 
 /// Counts and logs a callback that failed.
-pub(super) fn report(inner: &Inner, key: Option<Key>, what: &'static str, failure: Failure) {
-    let now = inner.now();
-    let panicked = matches!(failure, Failure::Panic(_));
-    let (label, logged) = {
-        let core = &mut *inner.core.borrow_mut();
-        let stats = &mut core.agenda.stats;
-        stats.callback_errors += u64::from(!panicked);
-        stats.callback_panics += u64::from(panicked);
-        match key.and_then(|key| core.unix_ports.get_mut(key)) {
-            Some(port) => {
-                port.stats.callback_errors += u64::from(!panicked);
-                port.stats.callback_panics += u64::from(panicked);
-                let logged = port.log.admits(now);
-                port.stats.unlogged_errors += u64::from(!logged);
-                (Rc::clone(&port.label), logged)
-            }
-            None => ("closed port".into(), core.log.admits(now)),
-        }
-    };
-    drop(inner.log_failure(&label, what, failure, logged));
+pub(super) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failure) {
+    drop(inner.blame("closed port", what, failure, |core, failed| {
+        let port = core.unix_ports.get_mut(key)?;
+        Some((Rc::clone(&port.label), failed.of_port(&mut port.stats, &mut port.log)))
+    }));
 }
 
 /// The reactor stops: every port is to be closed.
@@ -146,7 +131,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
             Ok(())
         });
         if let Err(failure) = outcome {
-            report(inner, Some(key), "stop_protocol", failure);
+            report(inner, key, "stop_protocol", failure);
         }
     }
     let port = {
@@ -163,16 +148,5 @@ fn close(inner: &Rc<Inner>, key: Key) {
         tracing::debug!(port = %port.label, "closed");
         drop(port);
     }
-    drop_guarded(inner, protocol);
-}
-
-/// Drops a protocol, which is user code, with nothing borrowed; a panic in it hurts nobody else.
-pub(super) fn drop_guarded(inner: &Inner, protocol: Option<Box<dyn UnixDatagramProtocol>>) {
-    let outcome = guarded(|| {
-        drop(protocol);
-        Ok(())
-    });
-    if let Err(failure) = outcome {
-        report(inner, None, "drop of a protocol", failure);
-    }
+    inner.discard("closed port", "drop of a protocol", protocol);
 }

@@ -127,7 +127,7 @@ fn deliver(
             truncated: message.truncated,
         };
         if let Err(failure) = guarded(|| protocol.datagram_received(&transport, datagram)) {
-            report(inner, Some(key), "datagram_received", failure);
+            report(inner, key, "datagram_received", failure);
         }
     }
 }

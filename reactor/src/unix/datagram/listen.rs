@@ -1,14 +1,13 @@
 //! Opening and adopting ports.
 
 use std::os::fd::OwnedFd;
-use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use super::closing::{drop_guarded, put_back, retire};
+use super::closing::{put_back, retire};
 use super::port::UnixPort;
 use super::{UnixDatagramProtocol, UnixDatagramTransport};
 use crate::Handle;
-use crate::callback::{Failure, guarded, panic_message};
+use crate::callback::guarded;
 use crate::datagram::{StartError, vacancy};
 use crate::error::{AdoptError, ListenError, OptionError};
 use crate::inner::Inner;
@@ -180,11 +179,6 @@ fn start<E: From<StartError>>(
     };
     let port = retire(&mut inner.core.borrow_mut(), key);
     drop(port);
-    drop_guarded(inner, Some(protocol));
-    Err(StartError::Protocol(match failure {
-        Failure::Error(error) => error,
-        Failure::Panic(panic) if inner.lets_panics_through() => resume_unwind(panic),
-        Failure::Panic(panic) => anyhow::anyhow!("panicked: {}", panic_message(&*panic)),
-    })
-    .into())
+    inner.discard("closed port", "drop of a protocol", protocol);
+    Err(StartError::Protocol(inner.start_failure(failure)).into())
 }

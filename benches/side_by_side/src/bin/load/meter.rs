@@ -28,7 +28,7 @@ impl Meter {
     }
 }
 
-fn server_cpu(pid: i32) -> anyhow::Result<f64> {
+pub(crate) fn server_cpu(pid: i32) -> anyhow::Result<f64> {
     sys::process_cpu(pid).context("the server is gone")
 }
 

@@ -10,7 +10,7 @@ use side_by_side::sys::{
 use side_by_side::{Reading, sys::errno};
 
 use crate::Common;
-use crate::meter::{Histogram, Meter, resident};
+use crate::meter::{Histogram, Meter, resident, server_cpu};
 
 const WARM_UP_NS: u64 = 200_000_000;
 
@@ -25,6 +25,9 @@ pub(crate) struct Echo {
     /// Requests in flight on each
     #[arg(long, default_value_t = 1)]
     depth: usize,
+    /// Further connections, on which nothing is ever sent
+    #[arg(long, default_value_t = 0)]
+    silent: usize,
 }
 
 struct Connection {
@@ -49,6 +52,7 @@ struct Requests {
 
 pub(crate) fn echo(common: Common, mode: &Echo) -> anyhow::Result<Reading> {
     ensure!(mode.size > 0 && mode.depth > 0 && mode.conns > 0, "nothing to do");
+    let silent = open_silent(common, mode)?;
     let mut requests = Requests::open(common, mode)?;
     requests.run_until(now_ns() + WARM_UP_NS)?;
     (requests.done, requests.busy_ns) = (0, 0);
@@ -56,12 +60,42 @@ pub(crate) fn echo(common: Common, mode: &Echo) -> anyhow::Result<Reading> {
     let meter = Meter::start(common.pid)?;
     requests.run_until(now_ns() + (common.secs * 1e9) as u64)?;
     let reading = meter.stop(requests.done, 1.0)?;
+    if mode.silent > 0 {
+        // To close them all takes the server a while, in which nobody else is to be measured.
+        silent.into_iter().for_each(sys::close);
+        settled(common.pid)?;
+    }
     Ok(Reading {
         p50_us: requests.times.quantile_us(0.5),
         p99_us: requests.times.quantile_us(0.99),
         load_percent: requests.busy_ns as f64 / 1e7 / common.secs,
         ..reading
     })
+}
+
+fn open_silent(common: Common, mode: &Echo) -> anyhow::Result<Vec<Fd>> {
+    if mode.silent == 0 {
+        return Ok(Vec::new());
+    }
+    sys::allow_descriptors((mode.conns + mode.silent) as u64 + 64).context("RLIMIT_NOFILE")?;
+    let to = sys::address(common.to);
+    let silent = (0..mode.silent).map(|_| Ok(sys::tcp_connected(&to)?)).collect();
+    settled(common.pid)?;
+    silent
+}
+
+/// Waits until the server has nothing to do, for a second at most.
+fn settled(pid: i32) -> anyhow::Result<()> {
+    let mut before = server_cpu(pid)?;
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(20));
+        let now = server_cpu(pid)?;
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
 }
 
 impl Requests {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use side_by_side::Reading;
 
-use crate::programs::{Programs, STRAND, STRAND_BUSY};
+use crate::programs::{Programs, STRAND};
 use crate::server::{Server, Setting};
 use crate::workloads::{Figure, Workload};
 
@@ -42,7 +42,11 @@ pub(crate) fn measure(
     rounds: usize,
     setting: Setting,
 ) -> anyhow::Result<Option<Pair>> {
-    let strand = if workload.busy_poll { STRAND_BUSY } else { STRAND };
+    // Strand's server may be beside itself, under other options or another load.
+    let sides = [
+        (STRAND, workload.options, workload.load),
+        (peer, "", workload.peer_load.unwrap_or(workload.load)),
+    ];
     let mut readings = [Vec::new(), Vec::new()];
     let mut disturbed = 0;
     let mut servers = None;
@@ -50,17 +54,21 @@ pub(crate) fn measure(
         // Memory that a server was given once stays with it: a fresh one for every round.
         if servers.is_none() || workload.name == "idle" {
             drop(servers.take());
-            let start = |name| Server::start(programs, name, workload.kind, setting);
-            let (Some(ours), Some(theirs)) = (start(strand)?, start(peer)?) else {
+            let start = |side: usize| {
+                let (name, options, _) = sides[side];
+                Server::start(programs, name, options, workload.kind, setting)
+            };
+            let (Some(ours), Some(theirs)) = (start(0)?, start(1)?) else {
                 return Ok(None);
             };
             servers = Some([ours, theirs]);
         }
         let running = servers.as_mut().context("both were started")?;
         for which in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+            let (name, _, load) = sides[which];
             let (reading, others) = running[which]
-                .load(programs, workload, setting)
-                .with_context(|| format!("{} of {}", workload.name, [strand, peer][which]))?;
+                .load(programs, load, setting)
+                .with_context(|| format!("{} of {name}", workload.name))?;
             readings[which].push(reading);
             disturbed += usize::from(others);
         }

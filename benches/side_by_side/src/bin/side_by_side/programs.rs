@@ -23,8 +23,6 @@ const PEERS: [(&str, &str, &str); 10] = [
 
 /// The name of Strand's server among the programs.
 pub(crate) const STRAND: &str = "strand";
-/// The same, polling busily for 50 µs.
-pub(crate) const STRAND_BUSY: &str = "strand-busy";
 
 pub(crate) struct Programs {
     folder: PathBuf,
@@ -70,15 +68,16 @@ impl Programs {
         self.folder.join("load")
     }
 
-    /// The command of a server; `None` if it cannot be had here.
-    pub(crate) fn command(&self, name: &str, kind: &str, port: u16) -> Option<Vec<OsString>> {
-        let own = match name {
-            STRAND => Some(""),
-            STRAND_BUSY => Some(" --busy-poll 50"),
-            _ => None,
-        };
-        if let Some(options) = own {
-            let filled = (self.server.clone() + options)
+    /// The command of a server, with options if it is Strand's; `None` if it cannot be had here.
+    pub(crate) fn command(
+        &self,
+        name: &str,
+        options: &str,
+        kind: &str,
+        port: u16,
+    ) -> Option<Vec<OsString>> {
+        if name == STRAND {
+            let filled = format!("{} {options}", self.server)
                 .replace("{kind}", kind)
                 .replace("{port}", &port.to_string());
             return Some(filled.split_whitespace().map(OsString::from).collect());

@@ -10,7 +10,6 @@ use side_by_side::{Reading, peer::NOT_OFFERED, sys};
 
 use crate::machine::Ticks;
 use crate::programs::Programs;
-use crate::workloads::Workload;
 
 /// Cores, and how long to measure.
 #[derive(Clone, Copy)]
@@ -40,11 +39,12 @@ impl Server {
     pub(crate) fn start(
         programs: &Programs,
         name: &str,
+        options: &str,
         kind: &'static str,
         setting: Setting,
     ) -> anyhow::Result<Option<Self>> {
         let port = free_port(kind)?;
-        let Some(command) = programs.command(name, kind, port) else { return Ok(None) };
+        let Some(command) = programs.command(name, options, kind, port) else { return Ok(None) };
         let child = Command::new("taskset")
             .args(["-c", &setting.server_core.to_string()])
             .args(command)
@@ -88,15 +88,15 @@ impl Server {
     pub(crate) fn load(
         &mut self,
         programs: &Programs,
-        workload: &Workload,
+        load: &str,
         setting: Setting,
     ) -> anyhow::Result<(Reading, bool)> {
-        let mut run = self.load_once(programs, workload, setting)?;
+        let mut run = self.load_once(programs, load, setting)?;
         for _ in 0..REPEATS {
-            if !run.1 || workload.name == "idle" {
+            if !run.1 || load.starts_with("idle") {
                 break;
             }
-            run = self.load_once(programs, workload, setting)?;
+            run = self.load_once(programs, load, setting)?;
         }
         Ok(run)
     }
@@ -104,34 +104,34 @@ impl Server {
     fn load_once(
         &mut self,
         programs: &Programs,
-        workload: &Workload,
+        load: &str,
         setting: Setting,
     ) -> anyhow::Result<(Reading, bool)> {
         let pid = self.child.id() as i32;
         let cpu = || sys::process_cpu(pid).context("the server is gone");
         let (ticks, before, started) = (Ticks::now(), cpu()?, Instant::now());
-        let mut load = Command::new("taskset")
+        let mut loader = Command::new("taskset")
             .args(["-c", &setting.load_core.to_string()])
             .arg(programs.load())
             .args(["--to", &format!("127.0.0.1:{}", self.port), "--pid", &pid.to_string()])
             .args(["--secs", &setting.secs.to_string()])
-            .args(workload.load.split(' '))
+            .args(load.split(' '))
             .stdout(Stdio::piped())
             .spawn()?;
         let status = loop {
-            if let Some(status) = load.try_wait()? {
+            if let Some(status) = loader.try_wait()? {
                 break status;
             }
             if started.elapsed() > RUN_BEYOND + Duration::from_secs_f64(setting.secs) {
-                load.kill()?;
-                load.wait()?;
+                loader.kill()?;
+                loader.wait()?;
                 bail!("the load took too long");
             }
             std::thread::sleep(Duration::from_millis(5));
         };
         ensure!(status.success(), "the load ended with {status}");
         let mut said = String::new();
-        load.stdout.take().context("its output")?.read_to_string(&mut said)?;
+        loader.stdout.take().context("its output")?.read_to_string(&mut said)?;
         let reading: Reading = serde_json::from_str(&said)?;
         let ours = cpu()? - before + reading.load_cpu;
         let disturbed = ticks.disturbed_since(started.elapsed().as_secs_f64(), ours);

@@ -7,9 +7,11 @@ pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) load: &'static str,
+    /// The load of the peer, where that is another.
+    pub(crate) peer_load: Option<&'static str>,
     pub(crate) title: &'static str,
-    /// A server in place of the ordinary one of Strand.
-    pub(crate) busy_poll: bool,
+    /// Options of Strand's server.
+    pub(crate) options: &'static str,
     /// Rounds of a pair: streams vary more.
     pub(crate) rounds: usize,
 }
@@ -20,10 +22,10 @@ const fn workload(
     load: &'static str,
     title: &'static str,
 ) -> Workload {
-    Workload { name, kind, load, title, busy_poll: false, rounds: 16 }
+    Workload { name, kind, load, peer_load: None, title, options: "", rounds: 16 }
 }
 
-pub(crate) const WORKLOADS: [Workload; 18] = [
+pub(crate) const WORKLOADS: [Workload; 20] = [
     workload(
         "udp64",
         "udp-echo",
@@ -67,7 +69,7 @@ pub(crate) const WORKLOADS: [Workload; 18] = [
         "echo, 64 bytes, one in flight",
     ),
     Workload {
-        busy_poll: true,
+        options: "--busy-poll 50",
         ..workload(
             "udplat-busy",
             "udp-echo",
@@ -120,6 +122,24 @@ pub(crate) const WORKLOADS: [Workload; 18] = [
     Workload {
         rounds: 3,
         ..workload("idle", "tcp-echo", "idle --conns 10000", "10,000 idle connections")
+    },
+    Workload {
+        peer_load: Some("tcp-echo --conns 100 --size 64"),
+        ..workload(
+            "crowd",
+            "tcp-echo",
+            "tcp-echo --conns 100 --size 64 --silent 9900",
+            "one request of 64 bytes in flight on 100 of 10,000 connections, beside 100 of 100",
+        )
+    },
+    Workload {
+        options: "--workers 2",
+        ..workload(
+            "workers",
+            "udp-echo",
+            "udp-echo --size 64 --window 1024 --flows 64",
+            "echo, 64 bytes, 1,024 in flight from 64 peers; two reactors on one core beside one",
+        )
     },
 ];
 
@@ -216,6 +236,8 @@ pub(crate) const BARS: &[Bar] = &[
     bar("accept", "uv-plain", Cost, Ratio(1.02)),
     bar("accept", "tokio-await", Cost, NoBar),
     bar("idle", "uv-plain", Memory, Bytes(180.0)),
+    bar("crowd", "strand", Cost, Ratio(1.10)),
+    bar("workers", "strand", Cost, Ratio(1.05)),
 ];
 
 impl Figure {

@@ -30,7 +30,7 @@ pub(crate) fn listen_stream(
     check(Call::Bind).map_err(OpenError::Bind)?;
     // Those of the system tell it so, too: most of what listen(2) refuses is about the address.
     check(Call::Listen).map_err(OpenError::Bind)?;
-    let inner = tcp::listen(net, host, spec, token)?;
+    let inner: Rc<dyn ListenSocket> = tcp::listen(net, host, spec, token)?;
     Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn open_stream(
         check(Call::Bind).map_err(OpenError::Bind)?;
     }
     check(Call::Connect).map_err(OpenError::Socket)?;
-    let inner = tcp::open(net, host, spec, token)?;
+    let inner: Rc<dyn StreamSocket> = tcp::open(net, host, spec, token)?;
     Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
 }
 

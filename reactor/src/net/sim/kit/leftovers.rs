@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::error::HostError;
 use super::super::world::{Slot, World};
 use crate::Reactor;
-use crate::datagram::DatagramTransport;
+use crate::datagram::{DatagramTransport, PortState};
 use crate::stream::{ListeningPort, Transport};
 
 /// Something that the programs of a host have left behind, as [`World::leftovers`] finds it.
@@ -90,18 +90,26 @@ impl World {
             };
             (net.hosts[number].name.to_string(), reactor.clone(), *born, net.now)
         };
-        let mut left = ports(&reactor);
-        left.extend(streams(&reactor));
+        let mut left = open_on(&reactor);
         left.extend(timers(&reactor, now - born));
         left.into_iter().map(|what| Leftover { host: host.clone(), what }).collect()
     }
+}
+
+/// Ports and connections of a reactor, with what waits in their queues. The network must not be
+/// borrowed.
+pub(in super::super) fn open_on(reactor: &Reactor) -> Vec<String> {
+    let mut open = ports(reactor);
+    open.extend(streams(reactor));
+    open
 }
 
 fn ports(reactor: &Reactor) -> Vec<String> {
     let describe = |port: DatagramTransport| {
         let address = port.local_addr().map_or("no address".to_owned(), |a| a.to_string());
         let queued = queued(port.queued_datagrams(), "datagram");
-        format!("a UDP port at {address}{queued}")
+        let paused = paused(port.state() == PortState::Paused);
+        format!("a UDP port at {address}{queued}{paused}")
     };
     reactor.datagram_ports().into_iter().map(describe).collect()
 }
@@ -125,7 +133,8 @@ fn streams(reactor: &Reactor) -> Vec<String> {
             _ => "without addresses".to_owned(),
         };
         let queued = queued(stream.queued_bytes(), "byte");
-        format!("a connection {ends}, {:?}{queued}", stream.state())
+        let paused = paused(stream.is_reading_paused());
+        format!("a connection {ends}, {:?}{queued}{paused}", stream.state())
     };
     listeners.into_iter().map(of_port).chain(connections.into_iter().map(of_connection)).collect()
 }
@@ -136,6 +145,10 @@ fn queued(count: usize, what: &str) -> String {
         1 => format!(", 1 {what} to send"),
         _ => format!(", {count} {what}s to send"),
     }
+}
+
+fn paused(is_paused: bool) -> &'static str {
+    if is_paused { ", reading is paused" } else { "" }
 }
 
 fn timers(reactor: &Reactor, now: u64) -> Option<String> {

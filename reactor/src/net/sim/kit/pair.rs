@@ -30,9 +30,9 @@ pub struct Pair<T> {
 
 const PORT: u16 = 9_999;
 
-/// Joins two protocols by datagrams: the port of `client` is connected to that of `server`,
-/// 10.0.0.2:9999, which is not connected and hears everybody. No time has passed yet: what their
-/// `start_protocol` wrote is about to be sent.
+/// Joins two protocols by datagrams, in a world or in a new one of this seed: the port of `client`
+/// is connected to that of `server`, 10.0.0.2:9999, which is not connected and hears everybody. No
+/// time has passed yet: what their `start_protocol` wrote is about to be sent.
 ///
 /// ```
 /// use strand_reactor::{Datagram, DatagramProtocol, DatagramTransport, sim};
@@ -61,20 +61,29 @@ const PORT: u16 = 9_999;
 /// # Errors
 /// Those of [`listen_udp`](Handle::listen_udp): [`ListenError::Protocol`] when a
 /// `start_protocol` fails.
-pub fn pair<C, S>(seed: u64, client: C, server: S) -> Result<Pair<DatagramTransport>, ListenError>
+///
+/// # Panics
+/// When the world has hosts of these names or addresses already.
+#[track_caller]
+pub fn pair<C, S>(
+    world: impl Into<World>,
+    client: C,
+    server: S,
+) -> Result<Pair<DatagramTransport>, ListenError>
 where
     C: DatagramProtocol + 'static,
     S: DatagramProtocol + 'static,
 {
-    let Hosts { world, client: from, server: at, address } = Hosts::new(seed);
+    let Hosts { world, client: from, server: at, address } = Hosts::new(world.into());
     let recorders = record(&world);
     let server = at.listen_udp(UdpOptions::new(address), server)?;
     let client = from.connect_udp(address, client)?;
     Ok(Pair::new(world, client, server, recorders))
 }
 
-/// Joins two protocols by a stream, over which `client` has connected to `server`. The handshake
-/// is done and both `connection_made` were called; nobody listens any more.
+/// Joins two protocols by a stream, in a world or in a new one of this seed, over which `client` has
+/// connected to `server`. The handshake is done and both `connection_made` were called; nobody
+/// listens any more.
 ///
 /// ```
 /// use strand_reactor::{Protocol, Transport, sim};
@@ -104,12 +113,20 @@ where
 ///
 /// # Errors
 /// Those of [`listen_tcp`](Handle::listen_tcp).
-pub fn stream_pair<C, S>(seed: u64, client: C, server: S) -> Result<Pair<Transport>, ListenError>
+///
+/// # Panics
+/// As [`pair`].
+#[track_caller]
+pub fn stream_pair<C, S>(
+    world: impl Into<World>,
+    client: C,
+    server: S,
+) -> Result<Pair<Transport>, ListenError>
 where
     C: Protocol + 'static,
     S: Protocol + 'static,
 {
-    let Hosts { world, client: from, server: at, address } = Hosts::new(seed);
+    let Hosts { world, client: from, server: at, address } = Hosts::new(world.into());
     let recorders = record(&world);
     let (made_client, made_server) = (Place::default(), Place::default());
     let build = factory(server, &made_server);
@@ -137,15 +154,13 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn new(seed: u64) -> Self {
-        let world = World::new(seed);
+    #[track_caller]
+    fn new(world: World) -> Self {
         world.catch_panics(false);
         let server_ip = Ipv4Addr::new(10, 0, 0, 2);
-        let client = world.host("client", Ipv4Addr::new(10, 0, 0, 1));
-        let server = world.host("server", server_ip);
-        let (Ok(client), Ok(server)) = (client, server) else {
-            unreachable!("a new world has no hosts whose addresses these could be");
-        };
+        let made = world.host("client", Ipv4Addr::new(10, 0, 0, 1));
+        let made = made.and_then(|client| Ok((client, world.host("server", server_ip)?)));
+        let (client, server) = made.unwrap_or_else(|taken| panic!("no place for a pair: {taken}"));
         Self { world, client, server, address: (server_ip, PORT).into() }
     }
 }

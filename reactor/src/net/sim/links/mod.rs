@@ -30,7 +30,7 @@ use super::error::HostError;
 use super::host::HostId;
 use super::packet::Packet;
 use pairs::Pairs;
-use rules::{Rules, Verdict};
+use rules::{Panic, Rules, Verdict};
 use stage::{Flight, Flights, pass};
 
 pub use latency::Latency;
@@ -260,6 +260,12 @@ impl Links {
     /// The rules in force, as text for people.
     pub(crate) fn write_rules(&self, now_ns: u64, text: &mut dyn fmt::Write) -> fmt::Result {
         self.rules.write(now_ns, text)
+    }
+
+    /// What the condition of a rule has panicked with since the last call.
+    #[inline]
+    pub(crate) fn take_panic(&mut self) -> Option<Panic> {
+        self.rules.take_panic()
     }
 
     /// How many rules were lifted so far: when it grows, a socket that was refused may try again.

@@ -232,9 +232,11 @@ impl Rule {
 
     /// Only packets for which this holds, asked after everything else but the probability. A call
     /// is no packet. It must decide by the packet and by what it has seen before alone, or runs
-    /// cannot be repeated. A panic of it leaves [`World::run_for`](super::super::World::run_for)
-    /// whatever `catch_panics` says, and what was to be sent stays with its port: the world is of
-    /// no more use.
+    /// cannot be repeated.
+    ///
+    /// A packet for which it panics does not match. Once the turn in which that happened is over, the
+    /// panic leaves [`World::run_for`](super::super::World::run_for) or its like, whatever
+    /// `catch_panics` says; the world and the rule are as good as before.
     pub fn when(mut self, condition: impl FnMut(&PacketView<'_>) -> bool + Send + 'static) -> Self {
         self.condition = Some(Box::new(condition));
         self

@@ -1,7 +1,9 @@
 //! The rules in force, as asked for every packet and every call.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::{fmt, io};
 
@@ -28,7 +30,12 @@ pub(super) struct Rules {
     swept: u64,
     /// When the schedule of one ends next.
     over_ns: u64,
+    /// What a condition has panicked with: kept until nothing of the world is in use.
+    panic: Option<Panic>,
 }
+
+/// What a panic carries.
+pub(crate) type Panic = Box<dyn Any + Send>;
 
 /// A rule in force.
 struct Active<E> {
@@ -148,6 +155,12 @@ impl Rules {
         Ok(())
     }
 
+    /// What a condition has panicked with since the last call.
+    #[inline]
+    pub(super) fn take_panic(&mut self) -> Option<Panic> {
+        self.panic.take()
+    }
+
     /// How many rules were lifted so far: when it grows, a socket that was refused may try again.
     pub(super) fn lifts(&self) -> u64 {
         self.lifts.get()
@@ -163,8 +176,9 @@ impl Rules {
         flights: &mut Flights,
     ) -> Verdict {
         self.sweep(now_ns);
-        for rule in &mut self.packets {
-            if !rule.has_packet(now_ns, from, to, packet) || !rule.takes(rng) {
+        let Self { packets, panic, .. } = self;
+        for rule in packets {
+            if !rule.has_packet(now_ns, from, to, packet, panic) || !rule.takes(rng) {
                 continue;
             }
             match &mut rule.effect {
@@ -287,9 +301,16 @@ impl<E> Active<E> {
         !self.shared.lifted.get() && now_ns < self.schedule.over_ns()
     }
 
-    fn has_packet(&mut self, now_ns: u64, from: HostId, to: HostId, packet: &Packet) -> bool {
+    fn has_packet(
+        &mut self,
+        now_ns: u64,
+        from: HostId,
+        to: HostId,
+        packet: &Packet,
+        panic: &mut Option<Panic>,
+    ) -> bool {
         self.concerns(now_ns, from, to, packet)
-            && self.condition.as_mut().is_none_or(|condition| condition(&PacketView(packet)))
+            && self.condition.as_mut().is_none_or(|condition| holds(condition, packet, panic))
     }
 
     /// Whether it is about such packets now, as far as it can be told without its condition.
@@ -322,6 +343,16 @@ impl<E> Active<E> {
         }
         takes
     }
+}
+
+/// Asks a condition. One that panics does not hold: whoever sends has lists in hand that an unwinding
+/// would lose, so the panic goes on where none are.
+fn holds(condition: &mut Condition, packet: &Packet, panic: &mut Option<Panic>) -> bool {
+    let asked = catch_unwind(AssertUnwindSafe(|| condition(&PacketView(packet))));
+    asked.unwrap_or_else(|first| {
+        panic.get_or_insert(first);
+        false
+    })
 }
 
 impl Active<(Vec<Call>, i32)> {

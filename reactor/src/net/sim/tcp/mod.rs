@@ -33,21 +33,23 @@ mod tcb;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::sockets::{SimListener, SimStream};
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
-use self::address::{Place, Tuple, on_wire};
+use self::address::{Place, Tuple, Way, on_wire};
 use self::ports::Sharing;
-use self::sockets::{Owner, SimListener, SimStream, errno};
-use self::stack::{Listener, Stack, Way, headers};
+use self::sockets::{Owner, errno};
+use self::stack::{Listener, Stack, headers};
 use super::host::{HostAddress, HostId, LOOPBACK, Signal, broadcast_of, same_network};
 use super::links::Reason;
 use super::network::{MTU, Net, SharedNet};
 use super::packet::{Body, IcmpError, IcmpKind, Packet};
 use super::trace::TraceEvent;
 use crate::datagram::Family;
-use crate::net::{ListenSocket, ListenSpec, OpenError, StreamSocket, StreamSpec};
+use crate::net::{ListenSpec, OpenError, StreamSpec};
 use crate::slots::Key;
 
 /// The longest packet of loopback.
@@ -150,6 +152,14 @@ fn pump(net: &mut Net, host: HostId) {
     while let Some((key, packet)) = net.host_mut(host).tcp.stack().out.pop_front() {
         let remote = packet.destination.ip();
         match net.route(host, remote) {
+            // What the answers say is dealt with before the call returns, as over the loopback of
+            // a system; nobody's code is called by that.
+            Some(to) if net.passes_at_once(host, to, &packet) => {
+                if let Body::Tcp(segment) = &packet.body {
+                    let way = Way { interface: LOOPBACK, mtu: LOOPBACK_MTU, path_mtu: None };
+                    net.host_mut(host).tcp.stack().receive(now, &packet, segment, way);
+                }
+            }
             Some(to) => {
                 let interface = net.host(to).interface_of(remote);
                 let interface = if to == host { LOOPBACK } else { interface };
@@ -211,7 +221,7 @@ pub(crate) fn listen(
     host: HostId,
     spec: &ListenSpec,
     token: usize,
-) -> Result<Rc<dyn ListenSocket>, OpenError> {
+) -> Result<Rc<SimListener>, OpenError> {
     let refused = |code| OpenError::Bind(errno(code));
     let state = &mut *net.borrow_mut();
     let now = state.now;
@@ -262,7 +272,7 @@ pub(crate) fn open(
     host: HostId,
     spec: &StreamSpec,
     token: usize,
-) -> Result<Rc<dyn StreamSocket>, OpenError> {
+) -> Result<Rc<SimStream>, OpenError> {
     let shared = net;
     let net = &mut *shared.borrow_mut();
     let now = net.now;
@@ -288,8 +298,10 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
     let failed = |code| OpenError::Socket(errno(code));
     let mut remote = on_wire(spec.peer);
     if remote.ip().is_unspecified() {
-        // This host, as Linux takes it.
-        remote.set_ip(loopback_like(remote));
+        // This host, as Linux takes it: of IPv4 the address that the socket is bound to, if any.
+        let bound = spec.bind.map(|bind| on_wire(bind).ip());
+        let bound = bound.filter(|ip| ip.is_ipv4() && remote.is_ipv4() && !ip.is_unspecified());
+        remote.set_ip(bound.unwrap_or_else(|| loopback_like(remote)));
     }
     let is_broadcast = |own: &HostAddress| {
         broadcast_of(own.ip, own.prefix_len).is_some_and(|all| remote.ip() == all)

@@ -13,6 +13,9 @@ const REUSE_AFTER: u64 = 1_000_000_000;
 
 /// The size of buffers unless set. As in Linux half of it is room for data.
 pub(super) const BUFFER: usize = 131_072;
+/// That to send over loopback: Linux makes it as large as twenty of its long segments need, at
+/// most `net.ipv4.tcp_wmem`, as soon as the connection is open. All of it takes data.
+pub(super) const LOOPBACK_SEND: usize = 4 << 20;
 /// `net.core.rmem_max` and `wmem_max`.
 const MOST_ASKED: usize = 4 << 20;
 /// `SOCK_MIN_RCVBUF`, `SOCK_MIN_SNDBUF`.

@@ -50,7 +50,7 @@ pub(super) fn errno(code: i32) -> io::Error {
 }
 
 /// A connection.
-pub(super) struct SimStream {
+pub(crate) struct SimStream {
     pub(super) owner: Owner,
     pub(super) key: Key,
 }
@@ -63,6 +63,12 @@ impl SimStream {
             stack.settle(now, self.key);
             result.map_err(errno)
         })
+    }
+
+    /// Bytes that wait to be read.
+    #[cfg(feature = "testing")]
+    pub(crate) fn unread(&self) -> io::Result<usize> {
+        self.with(|connection, _| Ok(connection.tcb.queued().0))
     }
 }
 
@@ -154,7 +160,7 @@ impl StreamSocket for SimStream {
 }
 
 /// A listening port.
-pub(super) struct SimListener {
+pub(crate) struct SimListener {
     pub(super) owner: Owner,
     pub(super) key: Key,
     /// As it is shown.
@@ -171,18 +177,25 @@ impl Drop for SimListener {
     }
 }
 
-impl ListenSocket for SimListener {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.owner.zoned(self.local))
-    }
-
-    fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
+impl SimListener {
+    /// Takes a connection that waits, with the address of its peer.
+    pub(crate) fn take(&self, token: usize) -> io::Result<(Rc<SimStream>, SocketAddr)> {
         let (key, peer) = self.owner.with(|stack, _| {
             let accepted = stack.accept(self.key, &Signal::new(token));
             accepted.ok_or_else(|| errno(libc::EAGAIN))
         })?;
         let peer = self.owner.zoned(peer);
         Ok((Rc::new(SimStream { owner: self.owner.clone(), key }), peer))
+    }
+}
+
+impl ListenSocket for SimListener {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.owner.zoned(self.local))
+    }
+
+    fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
+        self.take(token).map(|(stream, peer)| (stream as Rc<dyn StreamSocket>, peer))
     }
 
     fn shed(&self, most: usize) -> usize {

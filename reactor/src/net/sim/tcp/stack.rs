@@ -6,14 +6,13 @@ use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use super::address::{Place, Tuple};
+use super::address::{Place, Tuple, Way};
 use super::incoming::TIME_WAIT;
 use super::tcb::{Readiness, Setup, State, Tcb};
-use super::{ports, seq};
+use super::{LOOPBACK_MTU, ports, seq};
 use crate::net::StreamOption;
 use crate::net::sim::host::Signal;
 use crate::net::sim::packet::{Body, Flags, Packet, Segment};
-use crate::net::sim::queue::EventQueue;
 use crate::slots::{Key, Slots};
 
 /// How far the numbers of a new connection are from those of the one before it (Linux).
@@ -30,16 +29,6 @@ pub(super) fn headers(ip: IpAddr) -> u32 {
     if ip.is_ipv4() { 40 } else { 60 }
 }
 
-/// The way to a peer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
-    /// By which interface; of a connection that comes in.
-    pub(super) interface: u32,
-    /// The longest packet of the interface, and of the path as far as that is known.
-    pub(super) mtu: u32,
-    pub(super) path_mtu: Option<u32>,
-}
-
 /// Everything of TCP on one host.
 pub(super) struct Stack {
     pub(super) connections: Slots<Connection>,
@@ -50,7 +39,9 @@ pub(super) struct Stack {
     /// Ended connections whose numbers are still remembered (`TIME-WAIT`).
     pub(super) remembered: BTreeMap<Tuple, Remembered>,
     pub(super) ephemeral: u16,
-    timers: EventQueue<Key>,
+    /// By time and the number of the timer: those of one instant come in the order of setting.
+    timers: BTreeMap<(u64, u64), Key>,
+    next_timer_number: u64,
     /// Connections with an acknowledgement for the end of the turn.
     flush: Vec<Key>,
     /// When the network was asked to call; `u64::MAX` for never.
@@ -119,7 +110,8 @@ impl Stack {
             by_port: BTreeMap::new(),
             remembered: BTreeMap::new(),
             ephemeral: ports::EPHEMERAL.start().wrapping_sub(1),
-            timers: EventQueue::new(),
+            timers: BTreeMap::new(),
+            next_timer_number: 0,
             flush: Vec::new(),
             armed: u64::MAX,
             flush_armed: false,
@@ -139,6 +131,7 @@ impl Stack {
 
     /// Adds a connection whose first segment has yet to leave.
     fn add(&mut self, tcb: Tcb, tuple: Tuple, options: &[StreamOption], now: u64) -> Key {
+        let is_local = tcb.send_room == ports::LOOPBACK_SEND;
         let key = self.connections.insert(Connection {
             tcb: Box::new(tcb),
             tuple,
@@ -149,7 +142,7 @@ impl Stack {
             nodelay: false,
             reuse: false,
             recv_buffer: ports::BUFFER,
-            send_buffer: ports::BUFFER,
+            send_buffer: if is_local { ports::LOOPBACK_SEND } else { ports::BUFFER },
             on_flush: false,
             scheduled: None,
             no_neighbour_at: None,
@@ -190,7 +183,10 @@ impl Stack {
             mss: mss(way.mtu).clamp(48, 65_495) as u16,
             path_mss: way.path_mtu.map(mss),
             recv_room: ports::BUFFER / 2,
-            send_room: ports::BUFFER / 2,
+            send_room: match way.mtu {
+                LOOPBACK_MTU => ports::LOOPBACK_SEND,
+                _ => ports::BUFFER / 2,
+            },
         };
         for option in options {
             match option {
@@ -478,20 +474,21 @@ impl Stack {
             && connection.scheduled.is_none_or(|before| at < before)
         {
             connection.scheduled = Some(at);
-            self.timers.push(at, key);
+            self.timers.insert((at, self.next_timer_number), key);
+            self.next_timer_number += 1;
         }
     }
 
     /// When [`on_timer`](Self::on_timer) is to be called.
     pub(super) fn next_timer(&self) -> Option<u64> {
-        self.timers.next_at()
+        self.timers.first_key_value().map(|((at, _), _)| *at)
     }
 
     pub(super) fn on_timer(&mut self, now: u64) {
-        while let Some(entry) = self.timers.pop_until(now) {
-            let key = entry.event;
+        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
+            let ((at, _), key) = first.remove_entry();
             let Some(connection) = self.connections.get_mut(key) else { continue };
-            if connection.scheduled != Some(entry.at) {
+            if connection.scheduled != Some(at) {
                 continue;
             }
             connection.scheduled = None;

@@ -26,7 +26,7 @@ fn tcp(flags: Flags, payload: &[u8], mss: Option<u16>) -> Packet {
 /// A report about `about`, from its destination's host.
 fn icmp(kind: IcmpKind, about: &Packet, protocol: u8) -> Packet {
     let (about_source, about_destination) = (about.source, about.destination);
-    let body = Body::Icmp(IcmpError { kind, about_source, about_destination, protocol });
+    let body = Body::Icmp(Box::new(IcmpError { kind, about_source, about_destination, protocol }));
     let at = |address: std::net::SocketAddr| std::net::SocketAddr::new(address.ip(), 0);
     Packet {
         source: at(about_destination),

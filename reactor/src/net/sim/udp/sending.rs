@@ -418,12 +418,12 @@ pub(super) fn icmp(by: IpAddr, packet: &Packet, kind: IcmpKind) -> Packet {
         destination: SocketAddr::new(packet.source.ip(), 0),
         hop_limit: 64,
         tos: 0,
-        body: Body::Icmp(IcmpError {
+        body: Body::Icmp(Box::new(IcmpError {
             kind,
             about_source: packet.source,
             about_destination: packet.destination,
             protocol: if matches!(packet.body, Body::Tcp(_)) { TCP } else { UDP },
-        }),
+        })),
     }
 }
 
