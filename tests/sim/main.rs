@@ -14,3 +14,4 @@ mod repeating;
 mod running;
 mod udp;
 mod waiting;
+mod zones;

@@ -399,3 +399,26 @@ fn disconnecting_restores_the_port() {
     world.run_for(SECOND).unwrap();
     assert_eq!(log.payloads(), [b"hello"]);
 }
+
+#[test]
+fn who_is_bound_to_many_sends_from_an_address_of_the_host() {
+    let (world, a, b) = pair();
+    for bound in ["239.0.0.1:7", "10.0.0.255:7", "255.255.255.255:7"] {
+        let heard: Rc<RefCell<Vec<SocketAddr>>> = Rc::default();
+        let sources = Rc::clone(&heard);
+        let log = Log::default();
+        let hearer = Recorder::new(&log).on_datagram(move |_, datagram| {
+            sources.borrow_mut().push(datagram.source());
+            Ok(())
+        });
+        let at_b = b.listen_udp(at("10.0.0.2:9"), hearer).unwrap();
+        let (port, _) = open(&a, at(bound));
+        assert_eq!(port.local_addr().unwrap(), at(bound));
+        port.write_to(b"x", at("10.0.0.2:9")).unwrap();
+        world.run_for(SECOND).unwrap();
+        assert_eq!(heard.take(), [at("10.0.0.1:7")], "bound to {bound}");
+        at_b.stop_listening();
+        port.stop_listening();
+        world.run_for(SECOND).unwrap();
+    }
+}

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use strand_reactor::sim::{HostError, Latency, Link, Loss};
+use strand_reactor::sim::{HostError, Latency, Link, Loss, Rule, World};
 use strand_reactor::{PathMtu, UdpOptions};
 
 use super::support::{MS, Pair, Seen, Witness};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn each_direction_takes_its_own_time() -> anyhow::Result<()> {
@@ -105,7 +107,7 @@ fn a_narrow_link_sends_one_after_the_other_and_drops_what_has_no_room() -> anyho
 fn what_a_host_sends_to_itself_passes_no_link_but_one_of_its_own() -> anyhow::Result<()> {
     let pair = Pair::new(6)?;
     pair.world.default_link(Link::new().loss(1.0));
-    let _storm = pair.world.rule(strand_reactor::sim::Rule::drop())?;
+    let _storm = pair.world.rule(Rule::drop())?;
     let own = "10.0.0.1:1000".parse()?;
     pair.a.write_to(b"1", own)?;
     pair.world.run_for(MS)?;
@@ -188,5 +190,60 @@ fn the_first_datagram_too_long_for_the_path_is_lost_and_its_mtu_learned() -> any
     assert!(seen[1..].contains(&Seen::WriteFailed(Some(EMSGSIZE))), "{seen:?}");
     let (seen, arrived, _) = narrow(PathMtu::Fragment, [1_252, 1_253, 65_507])?;
     assert_eq!((seen, arrived), (vec![], vec![1_252, 1_253, 65_507]));
+    Ok(())
+}
+
+#[test]
+fn what_is_longer_than_the_interface_takes_is_cut_for_groups_and_broadcasts_too()
+-> anyhow::Result<()> {
+    for mtu in [1_500, 1_400] {
+        let pair = Pair::new(1)?;
+        pair.world.default_link(Link::new().mtu(mtu));
+        pair.b.join_group([239, 0, 0, 1], "eth0")?;
+        pair.a.set_broadcast_allowed(true)?;
+        for to in ["239.0.0.1:2000", "10.0.0.255:2000", "10.0.0.2:2000"] {
+            pair.a.write_to(&[7; 3_000], to.parse()?)?;
+            // A router between may not cut what fits the interface; of groups it does not tell.
+            pair.a.write_to(&[1; 1_450], to.parse()?)?;
+        }
+        pair.world.run_for(SECOND)?;
+        let whole = if mtu == 1_500 { vec![7, 1, 7, 1, 7, 1] } else { vec![7, 7, 7] };
+        assert_eq!(pair.at_b.numbers(), whole, "an MTU of {mtu}");
+    }
+    Ok(())
+}
+
+#[test]
+fn routers_of_ipv6_cut_nothing_and_tell_the_sender_at_once() -> anyhow::Result<()> {
+    let world = World::new(1);
+    let (a, b) = (world.host("a", "fd00::1")?, world.host("b", "fd00::2")?);
+    world.default_link(Link::new().mtu(1_400));
+    let (at_a, at_b) = (Witness::new(&a), Witness::new(&b));
+    b.listen_udp("[fd00::2]:9", at_b.clone())?;
+    let port = a.connect_udp("[fd00::2]:9".parse()?, at_a.clone())?;
+    for n in 1..=2 {
+        // Cut by the host into pieces of 1,500 bytes, until it knows better.
+        port.write(&[n; 3_000])?;
+        world.run_for(SECOND)?;
+    }
+    const EMSGSIZE: i32 = 90;
+    assert_eq!(at_a.take(), [Seen::NetworkError(Some(EMSGSIZE))]);
+    assert_eq!((at_b.numbers(), port.path_mtu()?), (vec![2], 1_400));
+    Ok(())
+}
+
+#[test]
+fn pieces_pass_links_and_rules_once_and_the_narrowest_cuts_them() -> anyhow::Result<()> {
+    let pair = Pair::new(1)?;
+    pair.world.default_link(Link::new().mtu(1_000));
+    // A megabyte in a second: the pieces of 60,000 bytes take 61 ms and a half with their headers.
+    let uplink = Link::new().mtu(1_400).bandwidth(8_000_000, 1 << 20);
+    let uplink = pair.world.rule(Rule::through(uplink).from("a"))?;
+    pair.a_writes(&[1; 60_000])?;
+    pair.world.run_for(SECOND)?;
+    let (at, seen) = pair.at_b.seen.borrow()[0].clone();
+    assert_eq!(seen, Seen::Datagram(vec![1; 60_000]));
+    assert_eq!(uplink.hits(), 60_008_u64.div_ceil(976), "as many as there are pieces");
+    assert!((60 * MS..63 * MS).contains(&at), "{at:?}");
     Ok(())
 }

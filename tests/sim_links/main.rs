@@ -1,6 +1,7 @@
 //! Links, faults and the trace of a simulated world, as unmodified protocols see them.
 
 mod calls;
+mod every_call;
 mod links;
 mod rules;
 mod streams;

@@ -278,3 +278,39 @@ fn a_thousand_clients_find_ports_of_their_own() -> anyhow::Result<()> {
     assert!(server.streams().is_empty() && client.streams().is_empty());
     Ok(())
 }
+
+#[test]
+fn a_port_on_one_interface_hears_of_nobody_on_another() -> anyhow::Result<()> {
+    let world = World::new(1);
+    let gateway = world.host("gateway", "10.0.0.1, 10.1.0.1")?;
+    let client = world.host("client", "10.0.0.2, 10.1.0.2")?;
+    let on = |device: &str| {
+        let options = TcpOptions::parse("0.0.0.0:80").expect("an address").device(device);
+        gateway.listen_tcp(options, move |_: PeerAddr| Some(Side::default()))
+    };
+    let unknown = on("eth7").map(|_| ()).unwrap_err().to_string();
+    assert!(unknown.contains("eth7") || unknown.contains("device"), "{unknown}");
+    on("eth1")?;
+    assert!(on("eth1").is_err(), "taken");
+    let ends = |address: &str| -> anyhow::Result<Vec<String>> {
+        let log = attempt(&client, ConnectOptions::parse(address)?)?;
+        world.run_for(SECOND)?;
+        Ok(lines(&log))
+    };
+    assert_eq!(ends("10.0.0.1:80")?, ["failed: Connection refused (os error 111)"]);
+    assert_eq!(ends("10.1.0.1:80")?, ["made"]);
+    on("eth0")?;
+    assert_eq!(ends("10.0.0.1:80")?, ["made"]);
+    Ok(())
+}
+
+#[test]
+fn what_comes_from_loopback_does_not_leave_the_host() -> anyhow::Result<()> {
+    let (world, server, client) = two_hosts();
+    listen(&server, "0.0.0.0:7", [])?;
+    let options = ConnectOptions::parse("10.0.0.1:7")?.local_addr(([127, 0, 0, 1], 0));
+    let log = attempt(&client, options)?;
+    assert_eq!(when(&world, &log, 1)?, Duration::ZERO);
+    assert_eq!(lines(&log), ["failed: Invalid argument (os error 22)"]);
+    Ok(())
+}

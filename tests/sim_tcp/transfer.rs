@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use strand_reactor::sim::Link;
+use strand_reactor::sim::{Link, Rule};
 use strand_reactor::{
     ConnectOptions, ConnectionLost, Handle, PeerAddr, Protocol, TcpOptions, Transport,
 };
@@ -130,6 +130,49 @@ fn a_path_with_a_small_mtu_is_found_out() -> anyhow::Result<()> {
         assert!(*received.borrow() == data);
         assert!(world.elapsed() < Duration::from_secs(5), "{:?}", world.elapsed());
     }
+    Ok(())
+}
+
+#[test]
+fn routers_tell_of_a_small_mtu_and_connections_after_that_know_it() -> anyhow::Result<()> {
+    let (world, server, client) = two_hosts();
+    let latency = Duration::from_millis(5);
+    world.default_link(Link::new().latency(latency).mtu(1_280));
+    let reports = world.rule(Rule::through(Link::new()).icmp())?;
+    let long = world.rule(Rule::through(Link::new()).when(|packet| packet.wire_len() > 1_280))?;
+    let data = pattern(20_000);
+    let send = |address: &str| -> anyhow::Result<Duration> {
+        let at_server = Log::default();
+        listen(&server, address, [Side::new(&at_server)])?;
+        let begun = world.elapsed();
+        client.connect_tcp(address, Client::new(Side::default().sends(data.clone())))?;
+        assert!(world.run_until(|| lines(&at_server).len() == 4)?);
+        Ok(world.elapsed() - begun)
+    };
+    let first = send("10.0.0.1:7")?;
+    assert!(reports.hits() > 0 && reports.hits() == long.hits(), "{reports:?} {long:?}");
+    let before = long.hits();
+    let second = send("10.0.0.1:8")?;
+    assert_eq!(long.hits(), before, "the host remembers the path");
+    assert_eq!(first - second, latency, "the report takes its time");
+    Ok(())
+}
+
+#[test]
+fn a_path_that_swallows_reports_is_a_black_hole() -> anyhow::Result<()> {
+    let (world, server, client) = two_hosts();
+    world.default_link(Link::new().mtu(1_280));
+    let swallowed = world.rule(Rule::drop().icmp())?;
+    let at_server = Log::default();
+    let side = Side::new(&at_server);
+    let received = Rc::clone(&side.received);
+    listen(&server, "10.0.0.1:7", [side])?;
+    client.connect_tcp("10.0.0.1:7", Client::new(Side::default().sends(pattern(20_000))))?;
+    world.run_for(Duration::from_secs(3))?;
+    assert!(received.borrow().is_empty(), "what is too long never arrives");
+    swallowed.lift();
+    assert!(world.run_until(|| lines(&at_server).len() == 4)?);
+    assert_eq!(received.borrow().len(), 20_000);
     Ok(())
 }
 

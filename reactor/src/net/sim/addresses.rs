@@ -13,13 +13,16 @@ const PREFIX_V6: u8 = 64;
 ///
 /// Made from text such as `"10.0.0.1/16"`, or several of these with commas between them; from an
 /// array or slice of such texts; or from an [`IpAddr`]. Without a length it is 24 for IPv4 and 64
-/// for IPv6.
+/// for IPv6. The last address of a network of IPv4 (10.0.0.255 of 10.0.0.0/24) means all of its
+/// hosts to those on it: where a host has such an address, give all of them a shorter prefix.
 ///
 /// ```
 /// use strand_reactor::sim::HostAddresses;
 /// let one = HostAddresses::try_from("10.0.0.1/16, fd00::1")?;
 /// assert_eq!(one, HostAddresses::try_from(["10.0.0.1/16", "fd00::1/64"])?);
 /// assert!(HostAddresses::try_from("10.0.0.1/33").is_err());
+/// let refused = HostAddresses::try_from("10.0.0.1/x").unwrap_err().to_string();
+/// assert!(refused.contains("a number of bits"), "{refused}");
 /// # Ok::<(), strand_reactor::sim::HostError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,11 +43,15 @@ impl HostAddresses {
                 .map_err(|_| refused("write it as 10.0.0.1, 10.0.0.1/24 or fd00::1/64"))?;
             let most = if ip.is_ipv4() { 32 } else { 128 };
             let prefix = match prefix {
-                Some(prefix) => prefix
-                    .parse()
-                    .ok()
-                    .filter(|prefix| *prefix <= most)
-                    .ok_or_else(|| refused("the prefix is longer than the address"))?,
+                Some(prefix) => {
+                    let number: Result<u32, _> = prefix.parse();
+                    let number = number
+                        .map_err(|_| refused("the length of the prefix is a number of bits"))?;
+                    u8::try_from(number)
+                        .ok()
+                        .filter(|bits| *bits <= most)
+                        .ok_or_else(|| refused("the prefix is longer than the address"))?
+                }
                 None => usual_prefix(ip),
             };
             check(ip).map_err(refused)?;

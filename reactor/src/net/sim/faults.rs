@@ -30,7 +30,8 @@ impl World {
 
     /// Gives two hosts a link of their own, the same in both directions: each has its own queue
     /// and its own losses. Hosts are told by name, or by one of their addresses; of several each
-    /// on one side gets such a link to each on the other.
+    /// on one side gets such a link to each on the other. A host on both sides gets one for what it
+    /// sends to itself, too.
     ///
     /// # Errors
     /// [`HostError::Unknown`]: there is no such host.
@@ -100,7 +101,7 @@ impl World {
     ///
     /// # Panics
     /// If the rule contradicts itself: one about calls cannot have `to`, `when` or `both_ways`,
-    /// which are for packets.
+    /// which are for packets, nor be about a protocol whose sockets do not make the call.
     ///
     /// ```
     /// use strand_reactor::sim::{Rule, World};

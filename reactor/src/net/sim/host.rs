@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use super::{tcp, udp};
@@ -84,7 +84,7 @@ impl HostState {
     }
 
     /// The address that packets to `destination` carry as their source if their socket has none:
-    /// one on the network of the destination, or else the first of its family.
+    /// one on the network of the destination, or else the first of its kind.
     pub(crate) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
         if destination.is_loopback() {
             return Some(loopback(destination));
@@ -92,10 +92,9 @@ impl HostState {
         if self.has(destination) {
             return Some(destination);
         }
-        let mut of_family =
-            self.addresses.iter().filter(|own| own.ip.is_ipv4() == destination.is_ipv4());
-        let near = of_family.clone().find(|own| same_network(own.ip, destination, own.prefix_len));
-        near.or_else(|| of_family.next()).map(|own| own.ip)
+        let mut of_kind = self.addresses.iter().filter(|own| kind(own.ip) == kind(destination));
+        let near = of_kind.clone().find(|own| same_network(own.ip, destination, own.prefix_len));
+        near.or_else(|| of_kind.next()).map(|own| own.ip)
     }
 
     /// Whether `ip` is on one of its networks.
@@ -118,6 +117,69 @@ impl HostState {
     pub(crate) fn first_interface(&self, like: IpAddr) -> Option<u32> {
         let of_family = self.addresses.iter().filter(|own| own.ip.is_ipv4() == like.is_ipv4());
         of_family.map(|own| own.interface).min()
+    }
+
+    /// The zone of an address (RFC 4007): of a link-local one of IPv6 the interface on whose link
+    /// it is. 0 for others, and where this host is on no such link.
+    pub(crate) fn zone_of(&self, ip: IpAddr) -> u32 {
+        if kind(ip) != Kind::LinkLocal {
+            return 0;
+        }
+        let near = self.addresses.iter().find(|own| same_network(own.ip, ip, own.prefix_len));
+        near.map_or(0, |own| own.interface)
+    }
+
+    /// An address as sockets tell it: with its zone, if it has one.
+    pub(crate) fn zoned(&self, address: SocketAddr) -> SocketAddr {
+        match address {
+            SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
+                v6.set_scope_id(self.zone_of(address.ip()));
+                v6.into()
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a socket that is confined to `device` (0: to none) may be bound to an address as far
+    /// as zones go: a link-local one needs its own (ipv6(7)).
+    pub(crate) fn check_own_zone(&self, address: SocketAddr, device: u32) -> Result<(), i32> {
+        let Some(named) = named_zone(address) else { return Ok(()) };
+        match if named == 0 { device } else { named } {
+            0 => Err(libc::EINVAL),
+            zone if !self.has_interface(zone) => Err(libc::ENODEV),
+            zone if self.zone_of(address.ip()) != zone => Err(libc::EADDRNOTAVAIL),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a socket that is confined to the interface `bound` (0: to none) may send to an
+    /// address as far as zones go.
+    pub(crate) fn check_zone(&self, address: SocketAddr, bound: u32) -> Result<(), i32> {
+        let Some(named) = named_zone(address) else { return Ok(()) };
+        let zone = self.zone_of(address.ip());
+        match [named, bound].into_iter().all(|wish| wish == 0 || wish == zone) {
+            true => Ok(()),
+            false => Err(libc::ENETUNREACH),
+        }
+    }
+
+    /// As [`check_zone`](Self::check_zone), to connect: then a link-local address needs its zone.
+    pub(crate) fn check_peer_zone(&self, peer: SocketAddr, bound: u32) -> Result<(), i32> {
+        match named_zone(peer) {
+            Some(0) if bound == 0 => Err(libc::EINVAL),
+            Some(named) if named != 0 && bound != 0 && named != bound => Err(libc::EINVAL),
+            _ => self.check_zone(peer, bound),
+        }
+    }
+
+    /// The address from which an interface sends to a group or to everybody: of a group that stays
+    /// on its link a link-local one, if it has any, and of others one that is not (RFC 6724).
+    pub(crate) fn source_on(&self, interface: u32, to: IpAddr) -> Option<IpAddr> {
+        let local = matches!(to, IpAddr::V6(v6) if v6.octets()[1] & 0x0f <= 2);
+        let on_it = self.addresses.iter().filter(|own| own.interface == interface);
+        let fits = |ip| matches!(kind(ip), Kind::LinkLocal) == local;
+        let best = on_it.map(|own| own.ip).find(|ip| ip.is_ipv6() && to.is_ipv6() && fits(*ip));
+        best.or_else(|| self.address_on(interface, to))
     }
 
     /// The first address of an interface, of the family of `like`.
@@ -247,18 +309,43 @@ impl Signal {
     }
 }
 
+/// Kinds of addresses that do not stand in for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    V4,
+    LinkLocal,
+    V6,
+}
+
+fn kind(ip: IpAddr) -> Kind {
+    match ip {
+        IpAddr::V4(_) => Kind::V4,
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Kind::LinkLocal,
+        IpAddr::V6(_) => Kind::V6,
+    }
+}
+
+/// The zone that comes with a link-local address, 0 if none does; `None` of others.
+fn named_zone(address: SocketAddr) -> Option<u32> {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => Some(v6.scope_id()),
+        _ => None,
+    }
+}
+
 /// Puts addresses on interfaces: those of one network on one interface, and the first network of
-/// IPv4 on one interface with the first of IPv6, the second with the second, and so on.
+/// IPv4 on one interface with the first of IPv6, the second with the second, and so on. The network
+/// of link-local addresses is beside the first of the others.
 fn interfaces_of(addresses: &[(IpAddr, u8)]) -> Vec<HostAddress> {
     let mut placed: Vec<HostAddress> = Vec::with_capacity(addresses.len());
     for &(ip, prefix_len) in addresses {
-        let of_family = placed.iter().filter(|other| other.ip.is_ipv4() == ip.is_ipv4());
-        let beside = of_family
+        let of_kind = placed.iter().filter(|other| kind(other.ip) == kind(ip));
+        let beside = of_kind
             .clone()
             .find(|other| other.prefix_len == prefix_len && same_network(other.ip, ip, prefix_len));
         let interface = match beside {
             Some(other) => other.interface,
-            None => of_family.map(|other| other.interface).max().unwrap_or(LOOPBACK) + 1,
+            None => of_kind.map(|other| other.interface).max().unwrap_or(LOOPBACK) + 1,
         };
         placed.push(HostAddress { ip, prefix_len, interface });
     }

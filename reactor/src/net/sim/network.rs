@@ -13,7 +13,7 @@ use slab::Slab;
 use super::faulty::Waiting;
 use super::host::{HostId, HostState, LOOPBACK, Signal};
 use super::kit::Tapes;
-use super::links::{Fate, Links, Reason};
+use super::links::{Arrival, Fate, Links, Reason};
 use super::packet::{Body, Packet, Segment, TCP};
 use super::queue::EventQueue;
 use super::table::AddressTable;
@@ -229,15 +229,15 @@ impl Net {
         None
     }
 
-    /// Asks the link when a packet would arrive, and sends nothing.
+    /// Asks the link when and how a packet would arrive, and sends nothing.
     pub(crate) fn pass(
         &mut self,
         from: HostId,
         to: HostId,
         packet: &Packet,
-    ) -> Result<u64, Reason> {
+    ) -> Result<Arrival, Reason> {
         match self.links.transmit(&mut self.rng, self.now, from, to, packet) {
-            Fate::Deliver(arrivals) => Ok(arrivals.first.at_ns),
+            Fate::Deliver(arrivals) => Ok(arrivals.first),
             Fate::Dropped(reason) => Err(reason),
             Fate::TooBig { .. } => Err(Reason::TooBig),
         }
@@ -349,7 +349,7 @@ fn fetch(flights: &Slab<Flight>, event: &Happening) {
 }
 
 /// Flips one bit of a datagram's payload.
-fn corrupted(mut packet: Packet, bit: Option<usize>) -> Packet {
+pub(super) fn corrupted(mut packet: Packet, bit: Option<usize>) -> Packet {
     if let (Some(bit), Body::Udp(payload)) = (bit, &mut packet.body)
         && !payload.is_empty()
     {

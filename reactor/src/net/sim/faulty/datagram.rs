@@ -9,7 +9,7 @@ use super::super::host::HostId;
 use super::super::links::Call;
 use super::super::network::SharedNet;
 use super::super::packet::UDP;
-use super::super::udp::UdpSocket;
+use super::super::udp::{UdpSocket, option_name};
 use super::{Faulty, check_opening};
 use crate::datagram::{Capabilities, Family, Metadata, SourceFilter};
 use crate::net::{
@@ -26,6 +26,9 @@ pub(crate) fn open_datagram(
 ) -> Result<Rc<dyn DatagramSocket>, OpenError> {
     let check = |call| check_opening(net, host, (call, UDP), (spec.bind, None));
     check(Call::Open).map_err(OpenError::Socket)?;
+    for &(option, _) in &spec.options {
+        check(Call::SetOption).map_err(|error| OpenError::Option(option_name(option), error))?;
+    }
     if spec.bind.is_some() {
         check(Call::Bind).map_err(OpenError::Bind)?;
     }
@@ -43,13 +46,17 @@ impl Faulty<UdpSocket> {
             && refused.is_none()
         {
             let attempt = self.attempt(Call::Send, local, datagram.to.or(peer));
-            refused = self.check(&attempt).err().and_then(|error| error.raw_os_error());
+            refused = self.check_sending(&attempt).err().and_then(|error| error.raw_os_error());
             free += usize::from(refused.is_none());
         }
         if free == 0
             && let Some(errno) = refused
         {
-            return Err(io::Error::from_raw_os_error(errno));
+            let error = io::Error::from_raw_os_error(errno);
+            if matches!(errno, libc::ECONNREFUSED | libc::ECONNRESET) {
+                self.put_off();
+            }
+            return Err(error);
         }
         let end = free.min(batch.queue.len());
         let result = self.inner.send(&SendBatch { queue: &batch.queue[..end], ..*batch });
@@ -65,6 +72,15 @@ impl Faulty<UdpSocket> {
 }
 
 impl Faulty<UdpSocket> {
+    /// Asks the rules about a call that gives nothing and takes nothing.
+    fn ask(&self, call: Call) -> io::Result<()> {
+        if self.is_spared() {
+            return Ok(());
+        }
+        let (local, peer) = (self.inner.local_addr().ok(), self.inner.peer_addr().ok());
+        self.check(&self.attempt(call, local, peer))
+    }
+
     /// For those who record what the host sends.
     #[inline]
     fn record(&self, batch: &SendBatch<'_>, sent: usize) {
@@ -88,10 +104,12 @@ impl DatagramSocket for Faulty<UdpSocket> {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.ask(Call::Name)?;
         self.inner.local_addr()
     }
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.ask(Call::Name)?;
         self.inner.peer_addr()
     }
 
@@ -106,6 +124,7 @@ impl DatagramSocket for Faulty<UdpSocket> {
     }
 
     fn disconnect(&self) -> io::Result<()> {
+        self.ask(Call::Connect)?;
         self.inner.disconnect()
     }
 
@@ -126,6 +145,7 @@ impl DatagramSocket for Faulty<UdpSocket> {
     }
 
     fn next_error(&self) -> io::Result<Option<QueuedError>> {
+        self.ask(Call::ReceiveError)?;
         self.inner.next_error()
     }
 
@@ -138,38 +158,47 @@ impl DatagramSocket for Faulty<UdpSocket> {
     }
 
     fn option(&self, option: SocketOption) -> io::Result<u32> {
+        self.ask(Call::GetOption)?;
         self.inner.option(option)
     }
 
     fn set_option(&self, option: SocketOption, value: u32) -> io::Result<()> {
+        self.ask(Call::SetOption)?;
         self.inner.set_option(option, value)
     }
 
     fn device(&self) -> io::Result<Option<String>> {
+        self.ask(Call::GetOption)?;
         self.inner.device()
     }
 
     fn set_device(&self, name: Option<&str>) -> io::Result<()> {
+        self.ask(Call::SetOption)?;
         self.inner.set_device(name)
     }
 
     fn set_metadata(&self, wanted: Metadata) -> io::Result<Metadata> {
+        self.ask(Call::SetOption)?;
         self.inner.set_metadata(wanted)
     }
 
     fn change_membership(&self, request: GroupRequest, at: &Membership) -> io::Result<()> {
+        self.ask(Call::SetOption)?;
         self.inner.change_membership(request, at)
     }
 
     fn source_filter(&self, group: IpAddr, interface: u32) -> io::Result<Option<SourceFilter>> {
+        self.ask(Call::GetOption)?;
         self.inner.source_filter(group, interface)
     }
 
     fn multicast_interface(&self) -> io::Result<u32> {
+        self.ask(Call::GetOption)?;
         self.inner.multicast_interface()
     }
 
     fn set_multicast_interface(&self, interface: u32, source: Option<Ipv4Addr>) -> io::Result<()> {
+        self.ask(Call::SetOption)?;
         self.inner.set_multicast_interface(interface, source)
     }
 

@@ -5,7 +5,9 @@
 //! the rule ends, whether by its schedule or by its guard, all that were refused are told. Other
 //! errors of a call that takes something (a datagram, data, a connection) leave it waiting, and the
 //! reactor tries again at once; that would never end while no time passes. So a socket is
-//! refused once per moment, finds nothing for the rest of it, and is told a little later.
+//! refused once per moment, finds nothing for the rest of it, and is told a little later. The same
+//! goes for a datagram whose sending is refused as if its peer had: the reactor takes that for old
+//! news of the network, and keeps the datagram.
 
 mod datagram;
 mod stream;
@@ -41,6 +43,8 @@ struct Faults {
     waiter: Rc<Waiter>,
     /// When a call that takes something was last refused.
     refused_at: Cell<Option<u64>>,
+    /// When a send was last refused that the reactor tries again.
+    put_off_at: Cell<Option<u64>>,
     /// Of the datagrams to send next, how many the rules let pass, and the errno with which they
     /// refuse the one after.
     asked: Cell<(usize, Option<i32>)>,
@@ -58,6 +62,7 @@ impl<S> Faulty<S> {
             Box::new(Faults {
                 waiter: Rc::new(waiter),
                 refused_at: Cell::default(),
+                put_off_at: Cell::default(),
                 asked: Cell::default(),
             })
         })
@@ -79,11 +84,31 @@ impl<S> Faulty<S> {
             None => Ok(()),
             Some(refusal) => {
                 if refusal.errno == libc::EAGAIN {
-                    net.wait(self.host, &self.faults().waiter, refusal.until_ns);
+                    let at = again(net.now, &refusal);
+                    net.wait(self.host, &self.faults().waiter, at);
                 }
                 Err(io::Error::from_raw_os_error(refusal.errno))
             }
         }
+    }
+
+    /// Asks the rules about a datagram to send.
+    fn check_sending(&self, attempt: &Attempt) -> io::Result<()> {
+        if self.faults().put_off_at.get().is_some() {
+            let net = &mut *self.net.borrow_mut();
+            let Faults { waiter, put_off_at, .. } = self.faults();
+            if put_off_at.get() == Some(net.now) && net.links.would_refuse(net.now, attempt) {
+                net.wait(self.host, waiter, Some(net.now.saturating_add(AGAIN_NS)));
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
+            put_off_at.set(None);
+        }
+        self.check(attempt)
+    }
+
+    /// A send was refused as if the peer had.
+    fn put_off(&self) {
+        self.faults().put_off_at.set(Some(self.net.borrow().now));
     }
 
     /// Asks the rules about a call that takes something.
@@ -96,12 +121,22 @@ impl<S> Faulty<S> {
         }
         let Some(refusal) = net.refuses(attempt) else { return Ok(()) };
         if refusal.errno == libc::EAGAIN {
-            net.wait(self.host, waiter, refusal.until_ns);
+            let at = again(net.now, &refusal);
+            net.wait(self.host, waiter, at);
         } else {
             refused_at.set(Some(net.now));
         }
         Err(io::Error::from_raw_os_error(refusal.errno))
     }
+}
+
+/// When a call that was refused with `EAGAIN` is worth another try, if no rule is lifted before.
+fn again(now: u64, refusal: &Refusal) -> Option<u64> {
+    if refusal.is_lasting {
+        return refusal.until_ns;
+    }
+    let soon = now.saturating_add(AGAIN_NS);
+    Some(refusal.until_ns.map_or(soon, |until| until.min(soon)))
 }
 
 /// Asks the rules about a call that makes a socket.

@@ -24,7 +24,12 @@ pub(crate) fn listen_stream(
 ) -> Result<Rc<dyn ListenSocket>, OpenError> {
     let check = |call| check_opening(net, host, (call, TCP), (Some(spec.bind), None));
     check(Call::Open).map_err(OpenError::Socket)?;
+    for option in &spec.options {
+        check(Call::SetOption).map_err(|error| OpenError::Option(option_name(*option), error))?;
+    }
     check(Call::Bind).map_err(OpenError::Bind)?;
+    // Those of the system tell it so, too: most of what listen(2) refuses is about the address.
+    check(Call::Listen).map_err(OpenError::Bind)?;
     let inner: Rc<dyn ListenSocket> = tcp::listen(net, host, spec, token)?;
     Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
 }
@@ -38,6 +43,9 @@ pub(crate) fn open_stream(
 ) -> Result<Rc<dyn StreamSocket>, OpenError> {
     let check = |call| check_opening(net, host, (call, TCP), (spec.bind, Some(spec.peer)));
     check(Call::Open).map_err(OpenError::Socket)?;
+    for option in &spec.options {
+        check(Call::SetOption).map_err(|error| OpenError::Option(option_name(*option), error))?;
+    }
     if spec.bind.is_some() {
         check(Call::Bind).map_err(OpenError::Bind)?;
     }
@@ -46,8 +54,21 @@ pub(crate) fn open_stream(
     Ok(Rc::new(Faulty::new(net, host, TCP, token, inner)))
 }
 
+/// What a user calls the options that can be set before a socket listens or connects.
+fn option_name(option: StreamOption) -> &'static str {
+    match option {
+        StreamOption::NoDelay(_) => "nodelay",
+        StreamOption::KeepAlive(_) => "keepalive",
+        StreamOption::RecvBuffer(_) => "recv_buffer_size",
+        StreamOption::SendBuffer(_) => "send_buffer_size",
+    }
+}
+
 impl ListenSocket for Faulty<Rc<dyn ListenSocket>> {
     fn local_addr(&self) -> io::Result<SocketAddr> {
+        if !self.is_spared() {
+            self.check(&self.attempt(Call::Name, self.inner.local_addr().ok(), None))?;
+        }
         self.inner.local_addr()
     }
 
@@ -73,6 +94,12 @@ impl Faulty<Rc<dyn StreamSocket>> {
         self.attempt(call, self.inner.local_addr().ok(), self.inner.peer_addr().ok())
     }
 
+    /// Asks the rules about a call that takes nothing.
+    #[inline]
+    fn ask(&self, call: Call) -> io::Result<()> {
+        if self.is_spared() { Ok(()) } else { self.check(&self.transfer(call)) }
+    }
+
     /// For those who record what the host sends.
     #[inline]
     fn record(&self, note: impl FnOnce(&mut Tapes, &StreamName)) {
@@ -87,10 +114,12 @@ impl Faulty<Rc<dyn StreamSocket>> {
 
 impl StreamSocket for Faulty<Rc<dyn StreamSocket>> {
     fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.ask(Call::Name)?;
         self.inner.local_addr()
     }
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.ask(Call::Name)?;
         self.inner.peer_addr()
     }
 
@@ -102,24 +131,21 @@ impl StreamSocket for Faulty<Rc<dyn StreamSocket>> {
     }
 
     fn write(&self, data: &[u8]) -> io::Result<usize> {
-        if !self.is_spared() {
-            self.check(&self.transfer(Call::Write))?;
-        }
+        self.ask(Call::Write)?;
         let written = self.inner.write(data)?;
         self.record(|tapes, name| tapes.bytes(self.host, name, &[IoSlice::new(data)], written));
         Ok(written)
     }
 
     fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        if !self.is_spared() {
-            self.check(&self.transfer(Call::Write))?;
-        }
+        self.ask(Call::Write)?;
         let written = self.inner.write_vectored(pieces)?;
         self.record(|tapes, name| tapes.bytes(self.host, name, pieces, written));
         Ok(written)
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.ask(Call::Shutdown)?;
         self.inner.shutdown(how)?;
         if matches!(how, Shutdown::Write | Shutdown::Both) {
             self.record(|tapes, name| tapes.end(self.host, name));
@@ -136,22 +162,27 @@ impl StreamSocket for Faulty<Rc<dyn StreamSocket>> {
     }
 
     fn set_option(&self, option: StreamOption) -> io::Result<()> {
+        self.ask(Call::SetOption)?;
         self.inner.set_option(option)
     }
 
     fn nodelay(&self) -> io::Result<bool> {
+        self.ask(Call::GetOption)?;
         self.inner.nodelay()
     }
 
     fn keepalive(&self) -> io::Result<Option<KeepAlive>> {
+        self.ask(Call::GetOption)?;
         self.inner.keepalive()
     }
 
     fn recv_buffer_size(&self) -> io::Result<usize> {
+        self.ask(Call::GetOption)?;
         self.inner.recv_buffer_size()
     }
 
     fn send_buffer_size(&self) -> io::Result<usize> {
+        self.ask(Call::GetOption)?;
         self.inner.send_buffer_size()
     }
 

@@ -10,8 +10,7 @@ use fastrand::Rng;
 
 use super::nanos;
 
-/// The longest latency drawn, whatever the distribution: one day. A heavy tail has no end of its
-/// own.
+/// The longest latency drawn from a distribution with a tail, which has no end of its own: one day.
 const LONGEST_NS: u64 = 86_400 * 1_000_000_000;
 
 /// The time that a packet is under way, from the end of its sending to its arrival.
@@ -56,7 +55,7 @@ impl Latency {
 
     /// Always the same.
     pub fn fixed(latency: Duration) -> Self {
-        Self(Distribution::Fixed(nanos(latency).min(LONGEST_NS)))
+        Self(Distribution::Fixed(nanos(latency)))
     }
 
     /// Anything from `least` to `most`, both included, equally likely.
@@ -66,11 +65,12 @@ impl Latency {
     /// If `least` is more than `most`.
     pub fn uniform(least: Duration, most: Duration) -> Self {
         assert!(least <= most, "a latency from {least:?} to {most:?}: the lesser comes first");
-        let (least, most) = (nanos(least).min(LONGEST_NS), nanos(most).min(LONGEST_NS));
+        let (least, most) = (nanos(least), nanos(most));
         Self(Distribution::Uniform(least, most - least))
     }
 
-    /// The normal distribution; what would be negative becomes zero.
+    /// The normal distribution; what would be negative becomes zero, what would be more than a day
+    /// a day.
     pub fn normal(mean: Duration, deviation: Duration) -> Self {
         let (mean, deviation) = (nanos(mean) as f64, nanos(deviation) as f64);
         Self(Distribution::Normal { mean, deviation })
@@ -78,7 +78,8 @@ impl Latency {
 
     /// The log-normal distribution, what queues and radio make of most paths: half of all packets
     /// take less than `median`, and the tail grows with `sigma` (the deviation of the logarithm):
-    /// at 0.5 one packet in a hundred takes 3 times the median, at 1.0 10 times.
+    /// at 0.5 one packet in a hundred takes 3 times the median, at 1.0 10 times. A day is the most
+    /// that is drawn.
     ///
     /// # Panics
     ///
@@ -235,6 +236,14 @@ mod tests {
         assert!(drawn[0] >= 1_000_000 && drawn[99_999] <= 3_000_000);
         near(mean(&drawn), 2e6, 0.01);
         near(drawn[25_000] as f64, 1.5e6, 0.01);
+    }
+
+    #[test]
+    fn a_latency_without_a_tail_may_be_longer_than_a_day() {
+        let (week, mut rng) = (Duration::from_secs(7 * 86_400), Rng::with_seed(1));
+        assert_eq!(Latency::fixed(week).sample(&mut rng), 604_800_000_000_000);
+        assert_eq!(Latency::uniform(week, week).sample(&mut rng), 604_800_000_000_000);
+        assert_eq!(Latency::fixed(Duration::MAX).sample(&mut rng), u64::MAX);
     }
 
     #[test]

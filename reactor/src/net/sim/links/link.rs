@@ -5,6 +5,9 @@ use super::loss::{Chance, Loss};
 use super::queue::Bandwidth;
 use crate::net::sim::packet::Packet;
 
+/// The narrowest link of IPv6 (RFC 8200, section 5).
+const LEAST_MTU_V6: u32 = 1_280;
+
 /// How a path from one host to another treats what is sent along it.
 ///
 /// [`new`](Self::new) is the perfect link: no latency, no limit, no loss. Each direction between
@@ -125,7 +128,8 @@ impl Link {
     }
 
     /// The longest packet in bytes, its IP header included. One that may not be fragmented comes
-    /// back as an ICMP "too big" that names this MTU; without one packets of any size pass.
+    /// back as an ICMP "too big" that names this MTU; without one packets of any size pass. To IPv6
+    /// no link is narrower than 1,280 bytes: one that is cuts them by itself (RFC 8200, section 5).
     ///
     /// # Panics
     ///
@@ -147,7 +151,8 @@ impl Link {
     /// The MTU, if the packet is longer.
     #[inline]
     pub(super) fn too_small_for(&self, packet: &Packet) -> Option<u32> {
-        self.mtu.filter(|mtu| packet.wire_len() > *mtu as usize)
+        let least = if packet.destination.is_ipv4() { 0 } else { LEAST_MTU_V6 };
+        self.mtu.map(|mtu| mtu.max(least)).filter(|mtu| packet.wire_len() > *mtu as usize)
     }
 
     /// Whether what it does to a packet depends on those before.

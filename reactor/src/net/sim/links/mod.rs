@@ -179,6 +179,21 @@ impl Links {
         }
     }
 
+    /// The least MTU that a packet may meet on its way, if it is longer: what may be cut is cut
+    /// before it leaves.
+    pub(crate) fn narrowest(
+        &mut self,
+        now_ns: u64,
+        (from, to): (HostId, HostId),
+        packet: &Packet,
+    ) -> Option<u32> {
+        let common = if from == to { &self.loopback } else { &self.default };
+        let pair = self.pairs.get_mut(from, to);
+        let link = pair.and_then(|pair| pair.link.as_deref()).unwrap_or(common);
+        let of_rules = self.rules.narrowest(now_ns, (from, to), packet);
+        link.too_small_for(packet).into_iter().chain(of_rules).min()
+    }
+
     /// When the last packet has left the queues that it stands in; in the past if it met none.
     /// Asking is for once: a packet that is not transmitted is not mistaken for the one before.
     #[inline]

@@ -28,7 +28,10 @@ pub enum Call {
     Open,
     /// `bind(2)`, of any kind.
     Bind,
-    /// `connect(2)`, of any kind. Of TCP it is the result of the attempt that fails.
+    /// `listen(2)`.
+    Listen,
+    /// `connect(2)`, of any kind, also to an address of nobody (`disconnect`). Of TCP it is the
+    /// result of the attempt that fails.
     Connect,
     /// `accept(2)`.
     Accept,
@@ -40,6 +43,34 @@ pub enum Call {
     Read,
     /// `write(2)` of a stream; nothing is written.
     Write,
+    /// `shutdown(2)` of a stream.
+    Shutdown,
+    /// `setsockopt(2)`: options before and after the socket was opened, and memberships of groups.
+    SetOption,
+    /// `getsockopt(2)`, that of the pending error (`SO_ERROR`) apart.
+    GetOption,
+    /// `getsockname(2)` and `getpeername(2)`.
+    Name,
+    /// `recvmsg(2)` of the error queue of a port; what is queued stays there.
+    ReceiveError,
+}
+
+impl Call {
+    /// Whether sockets of this protocol make it.
+    pub(super) fn is_of(self, protocol: u8) -> bool {
+        match self {
+            Self::Listen | Self::Accept | Self::Read | Self::Write | Self::Shutdown => {
+                protocol == Traffic::TCP
+            }
+            Self::Send | Self::Receive | Self::ReceiveError => protocol == Traffic::UDP,
+            Self::Open
+            | Self::Bind
+            | Self::Connect
+            | Self::SetOption
+            | Self::GetOption
+            | Self::Name => protocol != Traffic::ICMP,
+        }
+    }
 }
 
 /// The condition of a rule. It is `Send` so that it can hold neither the world nor anything of a
@@ -133,7 +164,16 @@ impl Rule {
 
     /// A system call fails with this errno, as often as it is made. That of sockets opened before
     /// fails as well.
+    ///
+    /// What the reactor tries again by itself it tries again a millisecond later, or when the rule
+    /// ends. `EINTR` counts as a hit and is not seen: the call is made again, as it is below every
+    /// reactor.
+    ///
+    /// # Panics
+    ///
+    /// If `errno` is not above 0.
     pub fn fail(call: Call, errno: i32) -> Self {
+        assert!(errno > 0, "an errno of {errno}: errno(3) has those there are, from 1 on");
         Self::new(Effect::Fail(vec![call], errno))
     }
 

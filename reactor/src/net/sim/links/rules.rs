@@ -115,6 +115,12 @@ impl Rules {
                     rest.to.is_none() && rest.condition.is_none() && !rest.both_ways,
                     "a rule about calls has no `to`, `when` or `both_ways`: those are for packets"
                 );
+                assert!(
+                    rest.traffic
+                        .protocol
+                        .is_none_or(|number| calls.iter().any(|c| c.is_of(number))),
+                    "no socket of that protocol makes the call {calls:?}: the rule would never apply"
+                );
                 self.calls.push(rest.with((calls, errno)));
             }
         }
@@ -194,6 +200,23 @@ impl Rules {
         Verdict::Passed
     }
 
+    /// The least MTU that the packet may meet, if it is longer.
+    pub(super) fn narrowest(
+        &self,
+        now_ns: u64,
+        (from, to): (HostId, HostId),
+        packet: &Packet,
+    ) -> Option<u32> {
+        let too_small = |rule: &Active<PacketEffect>| match &rule.effect {
+            PacketEffect::Through(stage) => stage.0.too_small_for(packet),
+            PacketEffect::Drop | PacketEffect::Partition => None,
+        };
+        let concern = |rule: &&Active<PacketEffect>| {
+            rule.lasts(now_ns) && rule.concerns(now_ns, from, to, packet)
+        };
+        self.packets.iter().filter(concern).filter_map(too_small).min()
+    }
+
     /// The errno with which a call is to fail, if it is; and when to try again, if that is known.
     pub(super) fn refuses(
         &mut self,
@@ -205,11 +228,16 @@ impl Rules {
             return None;
         }
         self.sweep(now_ns);
-        let rule = self
-            .calls
-            .iter_mut()
-            .find_map(|rule| (rule.has_call(now_ns, attempt) && rule.takes(rng)).then_some(rule))?;
-        Some(Refusal { errno: rule.effect.1, until_ns: rule.schedule.ends(now_ns) })
+        let rule = self.calls.iter_mut().find_map(|rule| {
+            let applies = rule.has_call(now_ns, attempt) && rule.takes(rng);
+            // A call that a signal interrupts is made again below the seam.
+            (applies && rule.effect.1 != libc::EINTR).then_some(rule)
+        })?;
+        Some(Refusal {
+            errno: rule.effect.1,
+            until_ns: rule.schedule.ends(now_ns),
+            is_lasting: rule.left.is_none() && rule.chance == Chance::Always,
+        })
     }
 
     /// Whether a rule is about this call.
@@ -246,6 +274,8 @@ pub(crate) struct Refusal {
     pub(crate) errno: i32,
     /// When its schedule ends the rule, if it does.
     pub(crate) until_ns: Option<u64>,
+    /// Every call fails until then. Otherwise it takes another call to find out.
+    pub(crate) is_lasting: bool,
 }
 
 impl Active<()> {
@@ -279,6 +309,12 @@ impl<E> Active<E> {
         packet: &Packet,
         panic: &mut Option<Panic>,
     ) -> bool {
+        self.concerns(now_ns, from, to, packet)
+            && self.condition.as_mut().is_none_or(|condition| holds(condition, packet, panic))
+    }
+
+    /// Whether it is about such packets now, as far as it can be told without its condition.
+    fn concerns(&self, now_ns: u64, from: HostId, to: HostId, packet: &Packet) -> bool {
         let side = |set: &Option<HostSet>, id| set.as_ref().is_none_or(|set| set.contains(id));
         self.schedule.applies(now_ns)
             && self.left != Some(0)
@@ -286,7 +322,6 @@ impl<E> Active<E> {
                 || self.both_ways && side(&self.from, to) && side(&self.to, from))
             && (from != to || self.from.is_some() && self.to.is_some())
             && self.traffic.has_packet(packet)
-            && self.condition.as_mut().is_none_or(|condition| holds(condition, packet, panic))
     }
 
     fn write(&self, now_ns: u64, effect: &str, text: &mut dyn fmt::Write) -> fmt::Result {

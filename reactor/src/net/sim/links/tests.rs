@@ -309,17 +309,17 @@ fn calls_fail_on_the_host_that_is_named_and_say_when_to_try_again() {
         bench.links.refuses(&mut Rng::with_seed(1), nanos(bench.now), &attempt(host, call))
     };
     assert_eq!(errno(&mut bench, A, Call::Send), None);
-    let refusal = |errno| Some(Refusal { errno, until_ns: None });
+    let refusal = |errno, is_lasting| Some(Refusal { errno, until_ns: None, is_lasting });
     let down = bench.rule(Rule::fail(Call::Send, libc::ENETDOWN).from("a").port(53).times(1));
     assert_eq!(errno(&mut bench, B, Call::Send), None);
     assert_eq!(errno(&mut bench, A, Call::Receive), None);
-    assert_eq!(errno(&mut bench, A, Call::Send), refusal(libc::ENETDOWN));
+    assert_eq!(errno(&mut bench, A, Call::Send), refusal(libc::ENETDOWN, false));
     assert_eq!(errno(&mut bench, A, Call::Send), None, "it was for one call");
     assert_eq!(down.hits(), 1);
     let _none = bench.rule(Rule::no_descriptors());
-    assert_eq!(errno(&mut bench, B, Call::Open), refusal(libc::EMFILE));
+    assert_eq!(errno(&mut bench, B, Call::Open), refusal(libc::EMFILE, true));
     bench.rule(Rule::full_send_buffers().between(Duration::ZERO, 3 * MS)).keep();
-    let full = Some(Refusal { errno: libc::EAGAIN, until_ns: Some(3_000_000) });
+    let full = Some(Refusal { errno: libc::EAGAIN, until_ns: Some(3_000_000), is_lasting: true });
     assert_eq!(errno(&mut bench, A, Call::Write), full);
     bench.now = 3 * MS;
     assert_eq!(errno(&mut bench, A, Call::Write), None);

@@ -56,6 +56,16 @@ impl Tuple {
     }
 }
 
+/// The way to a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// By which interface; of a connection that comes in.
+    pub(super) interface: u32,
+    /// The longest packet of the interface, and of the path as far as that is known.
+    pub(super) mtu: u32,
+    pub(super) path_mtu: Option<u32>,
+}
+
 /// Where a socket is bound.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {

@@ -39,15 +39,18 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
-use self::address::{Place, Tuple, on_wire};
+use self::address::{Place, Tuple, Way, on_wire};
 use self::ports::Sharing;
 use self::sockets::{Owner, errno};
 use self::stack::{Listener, Stack, headers};
-use super::host::{HostAddress, HostId, Signal, broadcast_of, same_network};
+use super::host::{HostAddress, HostId, LOOPBACK, Signal, broadcast_of, same_network};
+use super::links::Reason;
 use super::network::{MTU, Net, SharedNet};
 use super::packet::{Body, IcmpError, IcmpKind, Packet};
+use super::trace::TraceEvent;
 use crate::datagram::Family;
 use crate::net::{ListenSpec, OpenError, StreamSpec};
+use crate::slots::Key;
 
 /// The longest packet of loopback.
 const LOOPBACK_MTU: u32 = 65_536;
@@ -94,7 +97,12 @@ pub(crate) fn deliver(net: &mut Net, from: HostId, to: HostId, packet: Packet) {
     let now = net.now;
     let mtu = if from == to { LOOPBACK_MTU } else { MTU };
     if let Body::Tcp(segment) = &packet.body {
-        net.host_mut(to).tcp.stack().receive(now, &packet, segment, mtu);
+        let host = net.host(to);
+        let path_mtu = host.mtu(now, packet.source.ip());
+        let interface =
+            if from == to { LOOPBACK } else { host.interface_of(packet.destination.ip()) };
+        let way = Way { interface, mtu, path_mtu };
+        net.host_mut(to).tcp.stack().receive(now, &packet, segment, way);
         pump(net, to);
     }
 }
@@ -103,6 +111,9 @@ pub(crate) fn deliver(net: &mut Net, from: HostId, to: HostId, packet: Packet) {
 pub(crate) fn report(net: &mut Net, to: HostId, _by: IpAddr, report: &IcmpError) {
     let tuple = Tuple::new(on_wire(report.about_source), on_wire(report.about_destination));
     let now = net.now;
+    if let IcmpKind::TooBig { mtu } = report.kind {
+        net.learn_mtu(to, tuple.remote, mtu);
+    }
     let stack = net.host_mut(to).tcp.stack();
     let Some(&key) = stack.by_tuple.get(&tuple) else { return };
     if let Some(connection) = stack.connections.get_mut(key) {
@@ -145,16 +156,16 @@ fn pump(net: &mut Net, host: HostId) {
             // a system; nobody's code is called by that.
             Some(to) if net.passes_at_once(host, to, &packet) => {
                 if let Body::Tcp(segment) = &packet.body {
-                    net.host_mut(host).tcp.stack().receive(now, &packet, segment, LOOPBACK_MTU);
+                    let way = Way { interface: LOOPBACK, mtu: LOOPBACK_MTU, path_mtu: None };
+                    net.host_mut(host).tcp.stack().receive(now, &packet, segment, way);
                 }
             }
             Some(to) => {
-                if let (Some(mtu), Some(key)) = (net.transmit(host, to, packet), key) {
-                    let stack = net.host_mut(host).tcp.stack();
-                    if let Some(connection) = stack.connections.get_mut(key) {
-                        connection.tcb.path_mss(mtu.saturating_sub(headers(remote)));
-                    }
-                    stack.settle(now, key);
+                let interface = net.host(to).interface_of(remote);
+                let interface = if to == host { LOOPBACK } else { interface };
+                if let Some((mtu, packet)) = net.offer(host, to, interface, packet) {
+                    net.record(host, to, &packet, TraceEvent::Dropped(Reason::TooBig));
+                    too_big(net, (host, to), key, &packet, mtu);
                 }
             }
             None => {
@@ -184,6 +195,27 @@ fn pump(net: &mut Net, host: HostId) {
     }
 }
 
+/// A segment is too long for the link. A router tells so; where there is none, the host knows.
+fn too_big(
+    net: &mut Net,
+    (host, to): (HostId, HostId),
+    key: Option<Key>,
+    packet: &Packet,
+    mtu: u32,
+) {
+    if to != host {
+        return net.refuse_on_the_way(host, to, packet, IcmpKind::TooBig { mtu });
+    }
+    let now = net.now;
+    let stack = net.host_mut(host).tcp.stack();
+    if let Some(key) = key {
+        if let Some(connection) = stack.connections.get_mut(key) {
+            connection.tcb.path_mss(mtu.saturating_sub(headers(packet.destination.ip())));
+        }
+        stack.settle(now, key);
+    }
+}
+
 pub(crate) fn listen(
     net: &SharedNet,
     host: HostId,
@@ -198,10 +230,20 @@ pub(crate) fn listen(
     if !bind.ip().is_unspecified() && !state.has(bind.ip()) {
         return Err(refused(libc::EADDRNOTAVAIL));
     }
+    let device = match &spec.device {
+        None => 0,
+        Some(name) => {
+            let interfaces = state.interfaces();
+            let named = interfaces.iter().find(|one| one.name() == name);
+            let unknown = || OpenError::Option("device", errno(libc::ENODEV));
+            named.ok_or_else(unknown)?.index()
+        }
+    };
+    state.check_own_zone(spec.bind, device).map_err(refused)?;
     let incarnation = state.incarnation;
     let stack = state.tcp.stack();
     let place = Place { ip: bind.ip(), family: spec.family };
-    let sharing = Sharing { address: spec.reuse_address, port: spec.reuse_port };
+    let sharing = Sharing { address: spec.reuse_address, port: spec.reuse_port, device };
     let port = match bind.port() {
         0 => stack.free_port(now, place),
         port => Some(port).filter(|port| stack.is_free(now, place, *port, sharing)),
@@ -213,6 +255,7 @@ pub(crate) fn listen(
         backlog: spec.backlog as usize,
         reuse_address: spec.reuse_address,
         reuse_port: spec.reuse_port,
+        device,
         options: spec.options.clone(),
         signal: Signal::new(token),
         queue: Default::default(),
@@ -235,12 +278,14 @@ pub(crate) fn open(
     let now = net.now;
     let tuple = tuple_of(net, host, spec)?;
     let is_own = net.route(host, tuple.remote) == Some(host);
+    let path_mtu = net.host(host).mtu(now, tuple.remote);
     let state = net.host_mut(host);
     let incarnation = state.incarnation;
     let stack = state.tcp.stack();
     let mtu = if is_own { LOOPBACK_MTU } else { MTU };
+    let way = Way { interface: 0, mtu, path_mtu };
     let mapped = spec.peer.is_ipv6();
-    let key = stack.connect(now, tuple, mtu, &spec.options, Signal::new(token), mapped);
+    let key = stack.connect(now, tuple, way, &spec.options, Signal::new(token), mapped);
     pump(net, host);
     let owner = Owner { net: Rc::clone(shared), host, incarnation };
     Ok(Rc::new(SimStream { owner, key }))
@@ -273,13 +318,22 @@ fn tuple_of(net: &mut Net, host: HostId, spec: &StreamSpec) -> Result<Tuple, Ope
             if !state.has(bind.ip()) {
                 return Err(OpenError::Bind(errno(libc::EADDRNOTAVAIL)));
             }
+            if let Some(named) = spec.bind {
+                let checked = state.check_own_zone(named, 0);
+                checked.map_err(|code| OpenError::Bind(errno(code)))?;
+            }
             bind.ip()
         }
         _ => state.source_for(remote.ip()).ok_or_else(|| failed(libc::ENETUNREACH))?,
     };
-    if source.is_ipv4() != remote.is_ipv4() {
+    // What comes from 127.0.0.1 does not leave the host.
+    let leaves = !remote.ip().is_loopback() && !state.has(remote.ip());
+    let is_stuck = source.is_ipv4() && source.is_loopback() && leaves;
+    if source.is_ipv4() != remote.is_ipv4() || is_stuck {
         return Err(failed(libc::EINVAL));
     }
+    let bound = asked.map_or(0, |bind| state.zone_of(bind.ip()));
+    state.check_peer_zone(spec.peer, bound).map_err(failed)?;
     let stack = state.tcp.stack();
     let mut tuple = Tuple::new(SocketAddr::new(source, 0), remote);
     match asked.map_or(0, |bind| bind.port()) {

@@ -37,6 +37,8 @@ pub(super) fn send_buffer(asked: usize) -> usize {
 pub(super) struct Sharing {
     pub(super) address: bool,
     pub(super) port: bool,
+    /// The interface that it is confined to; 0 for none.
+    pub(super) device: u32,
 }
 
 impl Stack {
@@ -44,7 +46,9 @@ impl Stack {
     pub(super) fn is_free(&self, now: u64, place: Place, port: u16, sharing: Sharing) -> bool {
         let listeners = self.by_port.get(&port).into_iter().flatten();
         let is_taken = listeners.filter_map(|key| self.listeners.get(*key)).any(|listener| {
-            listener.place.overlaps(&place) && !(sharing.port && listener.reuse_port)
+            let apart = [listener.device, sharing.device].iter().all(|device| *device != 0)
+                && listener.device != sharing.device;
+            listener.place.overlaps(&place) && !(sharing.port && listener.reuse_port) && !apart
         });
         let mut tuples = self.by_tuple.range(Tuple::of_port(port));
         let mut remembered = self.remembered.range(Tuple::of_port(port));

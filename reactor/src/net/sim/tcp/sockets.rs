@@ -38,6 +38,13 @@ impl Owner {
     }
 }
 
+impl Owner {
+    /// An address as the sockets of the host tell it.
+    fn zoned(&self, address: SocketAddr) -> SocketAddr {
+        self.net.borrow().host(self.host).zoned(address)
+    }
+}
+
 pub(super) fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
@@ -77,14 +84,17 @@ impl Drop for SimStream {
 
 impl StreamSocket for SimStream {
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.with(|connection, _| Ok(shown(connection.tuple.local(), connection.mapped)))
+        let local =
+            self.with(|connection, _| Ok(shown(connection.tuple.local(), connection.mapped)))?;
+        Ok(self.owner.zoned(local))
     }
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.with(|connection, _| match connection.tcb.state() {
+        let peer = self.with(|connection, _| match connection.tcb.state() {
             State::SynSent | State::SynReceived | State::Closed => Err(libc::ENOTCONN),
             _ => Ok(shown(connection.tuple.remote(), connection.mapped)),
-        })
+        })?;
+        Ok(self.owner.zoned(peer))
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -174,13 +184,14 @@ impl SimListener {
             let accepted = stack.accept(self.key, &Signal::new(token));
             accepted.ok_or_else(|| errno(libc::EAGAIN))
         })?;
+        let peer = self.owner.zoned(peer);
         Ok((Rc::new(SimStream { owner: self.owner.clone(), key }), peer))
     }
 }
 
 impl ListenSocket for SimListener {
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
+        Ok(self.owner.zoned(self.local))
     }
 
     fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {

@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use super::address::{Place, Tuple};
+use super::address::{Place, Tuple, Way};
 use super::incoming::TIME_WAIT;
 use super::tcb::{Readiness, Setup, State, Tcb};
 use super::{LOOPBACK_MTU, ports, seq};
@@ -83,6 +83,8 @@ pub(super) struct Listener {
     pub(super) backlog: usize,
     pub(super) reuse_address: bool,
     pub(super) reuse_port: bool,
+    /// The interface that it is confined to; 0 for none.
+    pub(super) device: u32,
     pub(super) options: Vec<StreamOption>,
     pub(super) signal: Rc<Signal>,
     /// Connections that wait to be accepted, and the number of those that are not open yet.
@@ -159,12 +161,12 @@ impl Stack {
         &mut self,
         now: u64,
         tuple: Tuple,
-        mtu: u32,
+        way: Way,
         options: &[StreamOption],
         signal: Rc<Signal>,
         mapped: bool,
     ) -> Key {
-        let setup = self.setup(now, &tuple, mtu, options);
+        let setup = self.setup(now, &tuple, way, options);
         let key = self.add(Tcb::connect(now, setup), tuple, options, now);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.signal = Some(signal);
@@ -174,12 +176,14 @@ impl Stack {
         key
     }
 
-    fn setup(&mut self, now: u64, tuple: &Tuple, mtu: u32, options: &[StreamOption]) -> Setup {
+    fn setup(&mut self, now: u64, tuple: &Tuple, way: Way, options: &[StreamOption]) -> Setup {
+        let mss = |mtu: u32| mtu.saturating_sub(headers(tuple.remote));
         let mut setup = Setup {
             isn: self.isn(now, tuple),
-            mss: mtu.saturating_sub(headers(tuple.remote)).clamp(48, 65_495) as u16,
+            mss: mss(way.mtu).clamp(48, 65_495) as u16,
+            path_mss: way.path_mtu.map(mss),
             recv_room: ports::BUFFER / 2,
-            send_room: match mtu {
+            send_room: match way.mtu {
                 LOOPBACK_MTU => ports::LOOPBACK_SEND,
                 _ => ports::BUFFER / 2,
             },
@@ -195,7 +199,7 @@ impl Stack {
     }
 
     /// A segment has come.
-    pub(super) fn receive(&mut self, now: u64, packet: &Packet, segment: &Segment, mtu: u32) {
+    pub(super) fn receive(&mut self, now: u64, packet: &Packet, segment: &Segment, way: Way) {
         let tuple = Tuple::new(packet.destination, packet.source);
         if let Some(&key) = self.by_tuple.get(&tuple) {
             return self.receive_for(now, key, segment);
@@ -206,8 +210,8 @@ impl Stack {
         let is_syn = segment.flags.contains(Flags::SYN)
             && !segment.flags.contains(Flags::ACK)
             && !segment.flags.contains(Flags::RST);
-        match self.listener_for(&tuple) {
-            Some(listener) if is_syn => self.answer(now, listener, tuple, segment, mtu),
+        match self.listener_for(&tuple, way.interface) {
+            Some(listener) if is_syn => self.answer(now, listener, tuple, segment, way),
             // Late, of a connection that is gone.
             Some(_) if !segment.flags.contains(Flags::ACK) => {}
             _ => self.refuse(&tuple, segment),
@@ -272,11 +276,14 @@ impl Stack {
 
     /// The listener that hears of a connection: the one that is bound most closely, and of several
     /// that share a port (`SO_REUSEPORT`) one by the addresses.
-    fn listener_for(&self, tuple: &Tuple) -> Option<Key> {
+    fn listener_for(&self, tuple: &Tuple, interface: u32) -> Option<Key> {
         let keys = self.by_port.get(&tuple.local_port)?;
         let covering = |key: &Key| {
             let listener = self.listeners.get(*key)?;
-            listener.place.covers(tuple.local).then(|| listener.place.closeness())
+            let hears = listener.device == 0 || listener.device == interface;
+            let covers = hears && listener.place.covers(tuple.local);
+            // One for this interface alone comes before those for all.
+            covers.then(|| (listener.place.closeness(), listener.device))
         };
         let best = keys.iter().filter_map(covering).max()?;
         let equal: Vec<Key> =
@@ -285,7 +292,7 @@ impl Stack {
     }
 
     /// Answers a SYN, if there is room for one more connection.
-    fn answer(&mut self, now: u64, listener: Key, tuple: Tuple, syn: &Segment, mtu: u32) {
+    fn answer(&mut self, now: u64, listener: Key, tuple: Tuple, syn: &Segment, way: Way) {
         let Some(parent) = self.listeners.get_mut(listener) else { return };
         if parent.is_full() || parent.half_open >= parent.backlog.max(HALF_OPEN) {
             return;
@@ -294,7 +301,7 @@ impl Stack {
         let options = parent.options.clone();
         let mapped = parent.place.family == crate::datagram::Family::Dual;
         let reuse = parent.reuse_address;
-        let setup = self.setup(now, &tuple, mtu, &options);
+        let setup = self.setup(now, &tuple, way, &options);
         let key = self.add(Tcb::answer(now, setup, syn), tuple, &options, now);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.parent = Some(listener);

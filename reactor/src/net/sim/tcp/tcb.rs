@@ -12,9 +12,9 @@ use crate::stream::KeepAlive;
 
 /// Smallest segment size that a peer may ask for (Linux: `net.ipv4.tcp_min_snd_mss`).
 const LEAST_MSS: u32 = 48;
-/// Smallest one that a path may: what fits with the headers of IPv6 into the narrowest link. A
+/// Smallest one that a path may: what fits with the headers into the narrowest link of IPv4. A
 /// system would rather have routers cut its segments; here they do not, and all must arrive.
-const LEAST_PATH_MSS: u32 = 8;
+const LEAST_PATH_MSS: u32 = 28;
 /// Linux: how long a closed socket waits for the end of the other side (`tcp_fin_timeout`).
 pub(super) const FIN_TIMEOUT: u64 = 60_000_000_000;
 
@@ -58,6 +58,8 @@ pub(crate) struct Setup {
     pub(crate) isn: u32,
     /// The longest payload that fits the interface.
     pub(crate) mss: u16,
+    /// The longest that fits the path, if that is known to be less.
+    pub(crate) path_mss: Option<u32>,
     /// Bytes that may wait to be read, and to be acknowledged.
     pub(crate) recv_room: usize,
     pub(crate) send_room: usize,
@@ -147,7 +149,8 @@ impl Tcb {
     }
 
     fn new(now: u64, setup: Setup, state: State) -> Self {
-        let Setup { isn, mss, recv_room, send_room } = setup;
+        let Setup { isn, mss, path_mss, recv_room, send_room } = setup;
+        let path_mss = path_mss.map_or(u32::from(mss), |path| path.max(LEAST_PATH_MSS));
         Self {
             state,
             iss: isn,
@@ -167,7 +170,7 @@ impl Tcb {
             early: Early::default(),
             recv_room,
             send_room,
-            mss: u32::from(mss),
+            mss: path_mss.min(mss.into()),
             own_mss: mss,
             congestion: Congestion::new(isn, u32::from(mss)),
             round_trip: RoundTrip::default(),

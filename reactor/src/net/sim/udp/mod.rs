@@ -35,7 +35,7 @@ use crate::datagram::{Family, Metadata};
 
 pub(crate) use arrival::{deliver, report};
 pub(super) use groups::Groups;
-pub(crate) use socket::UdpSocket;
+pub(crate) use socket::{UdpSocket, option_name};
 pub(crate) use table::Table;
 
 use self::errors::Errors;
@@ -138,6 +138,14 @@ impl State {
             Family::V4 => ip.is_ipv4(),
             Family::V6Only => ip.is_ipv6(),
             Family::Dual => true,
+        }
+    }
+
+    /// The interface that a link-local address has confined it to; 0 for none.
+    fn zone(&self) -> u32 {
+        match self.local.get() {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+            _ => 0,
         }
     }
 

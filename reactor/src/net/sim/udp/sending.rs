@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use super::super::host::{HostId, HostState, LOOPBACK, same_network};
 use super::super::links::Reason;
-use super::super::network::{LOOPBACK_MTU, MTU, Net};
-use super::super::packet::{Body, IcmpError, IcmpKind, Packet, UDP, ip_header_len};
+use super::super::network::{LOOPBACK_MTU, MTU, Net, corrupted};
+use super::super::packet::{Body, IcmpError, IcmpKind, Packet, TCP, UDP, ip_header_len};
 use super::super::trace::TraceEvent;
 use super::options::Options;
 use super::{Path, State, on_wire};
@@ -60,9 +60,13 @@ impl State {
             return Err(errno(libc::EINVAL));
         }
         let control = &datagram.control;
+        // What names a zone has it looked at each time.
+        let zoned = matches!(destination, SocketAddr::V6(v6) if v6.scope_id() != 0);
         let plain = control.is_none();
         let target = match self.path.get() {
-            Some(path) if plain && path.destination == destination.ip() => Target::One(path),
+            Some(path) if plain && !zoned && path.destination == destination.ip() => {
+                Target::One(path)
+            }
             _ => {
                 if destination.ip().is_unspecified() {
                     destination.set_ip(loopback(destination.ip()));
@@ -78,6 +82,8 @@ impl State {
         let source = match control.source {
             Some(source) => source.to_canonical(),
             None if local.ip().is_unspecified() => of_path,
+            // Who is bound to a group or a broadcast address sends from one of the host's own.
+            None if !net.host(host).has(local.ip()) => of_path,
             None => local.ip(),
         };
         if !plain && !net.host(host).has(source) {
@@ -104,7 +110,7 @@ impl State {
         drop(options);
         match target {
             Target::One(path) => {
-                if plain {
+                if plain && !zoned {
                     self.path.set(Some(path));
                 }
                 net.send_to_one(host, path, packet, mode);
@@ -112,9 +118,9 @@ impl State {
             Target::Nobody { near: true, .. } => net.search_in_vain(host, &packet),
             Target::Nobody { near: false, .. } => {}
             Target::Many { interface, .. } if destination.ip().is_multicast() => {
-                net.send_to_group(host, interface, packet, loops);
+                net.send_to_group(host, interface, packet, (loops, mode));
             }
-            Target::Many { interface, .. } => net.broadcast(host, interface, packet),
+            Target::Many { interface, .. } => net.broadcast(host, interface, packet, mode),
         }
         Ok(())
     }
@@ -143,7 +149,7 @@ impl State {
             let interface = self.outgoing(own, ip, &wishes)?;
             let source = match (ip, options.multicast_source) {
                 (IpAddr::V4(_), Some(source)) => Some(source.into()),
-                _ => own.address_on(interface, ip),
+                _ => own.source_on(interface, ip),
             };
             let source = source.ok_or_else(|| errno(libc::ENETUNREACH))?;
             return Ok(Target::Many { interface, source });
@@ -160,11 +166,18 @@ impl State {
             return Ok(Target::Many { interface, source });
         }
         let source = own.source_for(ip).ok_or_else(|| errno(libc::ENETUNREACH))?;
+        let bound = if named == 0 { self.zone() } else { named };
+        own.check_zone(destination, bound).map_err(errno)?;
         let local = self.local.get().ip();
         let to = net.route(host, ip);
         if to != Some(host) {
-            if local.is_loopback() {
-                return Err(errno(libc::EINVAL));
+            match local {
+                IpAddr::V4(v4) if v4.is_loopback() => return Err(errno(libc::EINVAL)),
+                // It leaves, and nobody takes it.
+                IpAddr::V6(v6) if v6.is_loopback() => {
+                    return Ok(Target::Nobody { near: false, source });
+                }
+                _ => {}
             }
             if named == LOOPBACK {
                 return Err(errno(libc::ENETUNREACH));
@@ -255,14 +268,47 @@ impl Net {
             }
             packet.hop_limit -= 1;
         }
-        let wire_len = packet.wire_len();
-        let Some((mtu, packet)) = self.offer(from, path.to, path.interface, packet) else { return };
-        let known = self.path_mtu(from, path.destination) as usize;
-        if matches!(mode, FRAGMENT | OMIT) || (mode == 1 && wire_len > known) {
-            self.fragment(from, path.to, path.interface, packet, mtu);
-        } else {
+        let local = match mode {
+            PROBE | INTERFACE | OMIT if path.to != from => MTU,
+            _ => self.path_mtu(from, path.destination),
+        };
+        if let Some((mtu, packet)) =
+            self.carry(from, (path.to, path.interface), packet, local, mode)
+        {
             self.record(from, path.to, &packet, TraceEvent::Dropped(Reason::TooBig));
             self.refuse_on_the_way(from, path.to, &packet, IcmpKind::TooBig { mtu });
+        }
+    }
+
+    /// Sends a datagram, in pieces where it must be: what is longer than the MTU that the host
+    /// knows it cuts itself; of IPv4, routers cut what they are allowed to. Gives back what fits
+    /// nowhere, with the MTU of the link.
+    fn carry(
+        &mut self,
+        from: HostId,
+        (to, interface): (HostId, u32),
+        packet: Packet,
+        local: u32,
+        mode: u8,
+    ) -> Option<(u32, Packet)> {
+        let v4 = packet.destination.is_ipv4();
+        let is_cut = packet.wire_len() > local as usize;
+        let may_be_cut = is_cut || (v4 && matches!(mode, FRAGMENT | INTERFACE | OMIT));
+        if may_be_cut && let Some(mtu) = self.links.narrowest(self.now, (from, to), &packet) {
+            let piece = if is_cut { mtu.min(local) } else { mtu };
+            // To routers of IPv6 the pieces are whole.
+            if v4 || local <= mtu {
+                self.fragment(from, to, interface, packet, piece);
+                return None;
+            }
+        }
+        self.offer(from, to, interface, packet)
+    }
+
+    /// As [`carry`](Self::carry), where nobody is told of what does not fit: of what goes to many.
+    fn carry_to_many(&mut self, from: HostId, at: (HostId, u32), packet: Packet, mode: u8) {
+        if let Some((_, packet)) = self.carry(from, at, packet, MTU, mode) {
+            self.record(from, at.0, &packet, TraceEvent::Dropped(Reason::TooBig));
         }
     }
 
@@ -274,23 +320,33 @@ impl Net {
         let piece = ((mtu as usize).saturating_sub(header) / 8 * 8).max(16);
         let mut rest = 8 + payload.len();
         let mut at = self.now;
+        let mut wrong = None;
         while rest > 0 {
             let len = piece.min(rest);
             rest -= len;
             let body = Body::Udp(payload[..len.saturating_sub(8)].into());
             match self.pass(from, to, &Packet { body, ..packet.clone() }) {
-                Ok(arrives) => at = at.max(arrives),
+                Ok(arrival) => {
+                    at = at.max(arrival.at_ns);
+                    wrong = wrong.or(arrival.corrupted);
+                }
                 Err(reason) => {
                     return self.record(from, to, &packet, TraceEvent::Dropped(reason));
                 }
             }
         }
         self.record(from, to, &packet, TraceEvent::Sent);
-        self.launch(from, to, interface, packet, at);
+        self.launch(from, to, interface, corrupted(packet, wrong), at);
     }
 
     /// A router answers for the packet, which gets no further.
-    fn refuse_on_the_way(&mut self, from: HostId, to: HostId, packet: &Packet, kind: IcmpKind) {
+    pub(in crate::net::sim) fn refuse_on_the_way(
+        &mut self,
+        from: HostId,
+        to: HostId,
+        packet: &Packet,
+        kind: IcmpKind,
+    ) {
         let Some(router) = self.host(from).router_for(packet.source.ip()) else { return };
         let answer = icmp(router, packet, kind);
         self.transmit_by(to, from, 0, answer);
@@ -302,7 +358,13 @@ impl Net {
         self.launch(host, host, LOOPBACK, answer, self.now + SEARCH_NS);
     }
 
-    fn send_to_group(&mut self, from: HostId, interface: u32, packet: Packet, loops: bool) {
+    fn send_to_group(
+        &mut self,
+        from: HostId,
+        interface: u32,
+        packet: Packet,
+        (loops, mode): (bool, u8),
+    ) {
         let group = packet.destination.ip();
         let members: Vec<(HostId, u32)> = if packet.hop_limit == 0 || interface == LOOPBACK {
             Vec::new()
@@ -321,12 +383,12 @@ impl Net {
                 }
                 packet.hop_limit -= 1;
             }
-            self.transmit_by(from, to, at, packet);
+            self.carry_to_many(from, (to, at), packet, mode);
         }
     }
 
     /// To every host of the network of an interface, and to this one.
-    fn broadcast(&mut self, from: HostId, interface: u32, packet: Packet) {
+    fn broadcast(&mut self, from: HostId, interface: u32, packet: Packet, mode: u8) {
         if interface != LOOPBACK {
             for number in 0..self.hosts.len() {
                 let to = HostId(number as u32);
@@ -341,7 +403,7 @@ impl Net {
                     })
                 });
                 if let Some(at) = near.map(|near| near.interface) {
-                    self.transmit_by(from, to, at, packet.clone());
+                    self.carry_to_many(from, (to, at), packet.clone(), mode);
                 }
             }
         }
@@ -360,7 +422,7 @@ pub(super) fn icmp(by: IpAddr, packet: &Packet, kind: IcmpKind) -> Packet {
             kind,
             about_source: packet.source,
             about_destination: packet.destination,
-            protocol: UDP,
+            protocol: if matches!(packet.body, Body::Tcp(_)) { TCP } else { UDP },
         })),
     }
 }

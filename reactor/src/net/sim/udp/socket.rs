@@ -60,7 +60,7 @@ impl UdpSocket {
         }
         for &(option, value) in &spec.options {
             let set = socket.set_option(option, value);
-            set.map_err(|error| OpenError::Option(name(option), error))?;
+            set.map_err(|error| OpenError::Option(option_name(option), error))?;
         }
         if let Some(address) = spec.bind {
             socket.bind(address).map_err(OpenError::Bind)?;
@@ -83,6 +83,9 @@ impl UdpSocket {
             return Err(errno(libc::ENETDOWN));
         }
         let host = net.host_mut(self.host);
+        let device = self.state.options.borrow().device;
+        host.check_own_zone(address, device).map_err(errno)?;
+        address = host.zoned(address);
         let ip = address.ip();
         let any = ip.is_unspecified() || ip.is_multicast();
         if !any && !host.has(ip) && host.broadcasts_on(ip).is_none() {
@@ -193,6 +196,13 @@ impl DatagramSocket for UdpSocket {
         if peer.ip().is_unspecified() {
             peer.set_ip(loopback(peer.ip()));
         }
+        let confined = match self.state.options.borrow().device {
+            0 => self.state.zone(),
+            device => device,
+        };
+        let own = net.host(self.host);
+        own.check_peer_zone(peer, confined).map_err(errno)?;
+        peer = own.zoned(peer);
         let source = self.state.source_to(net, self.host, peer)?;
         let before = self.state.local.get();
         self.autobind(net)?;
@@ -202,7 +212,7 @@ impl DatagramSocket for UdpSocket {
         let mut local = self.state.local.get();
         if local.ip().is_unspecified() {
             local.set_ip(source);
-            self.state.local.set(local);
+            self.state.local.set(net.host(self.host).zoned(local));
         }
         self.state.peer.set(Some(peer));
         Ok(())
@@ -366,7 +376,7 @@ impl DatagramSocket for UdpSocket {
 }
 
 /// What a user calls the options that can be set before the bind.
-fn name(option: SocketOption) -> &'static str {
+pub(crate) fn option_name(option: SocketOption) -> &'static str {
     match option {
         SocketOption::Broadcast => "broadcast_allowed",
         SocketOption::Ttl => "ttl",

@@ -13,7 +13,7 @@ pub(super) const B: usize = 1;
 pub(super) const SECOND: u64 = 1_000_000_000;
 
 pub(super) fn setup(isn: u32) -> Setup {
-    Setup { isn, mss: 1460, recv_room: 65_536, send_room: 65_536 }
+    Setup { isn, mss: 1460, path_mss: None, recv_room: 65_536, send_room: 65_536 }
 }
 
 /// What the channel does to segments.

@@ -36,6 +36,7 @@ fn exchange(program: &Program) -> Channel {
     let setup = |end: usize| Setup {
         isn: program.isns[end],
         mss: program.mss,
+        path_mss: None,
         recv_room: program.rooms[end],
         send_room: program.rooms[1 - end],
     };
