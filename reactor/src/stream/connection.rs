@@ -11,7 +11,7 @@ use super::write_queue::{PIECES, WriteQueue};
 use super::{PeerAddr, Protocol, StreamNotice};
 use crate::agenda::{Agenda, Notice};
 use crate::error::{ConnectionLost, WriteError};
-use crate::net::StreamSocket;
+use crate::net::StreamLink;
 use crate::slots::{Key, Kind};
 
 /// Whether a connection is open; see [`Transport::state`](super::Transport::state).
@@ -95,7 +95,7 @@ pub(crate) enum WriteHalf {
 /// An idle connection is to cost little: a server may have a hundred thousand.
 pub(crate) struct Connection {
     pub(crate) key: Key,
-    pub(crate) socket: Rc<dyn StreamSocket>,
+    pub(crate) socket: StreamLink,
     /// `None` while a callback runs.
     pub(crate) protocol: Option<Box<dyn Protocol>>,
     pub(crate) origin: Origin,
@@ -129,7 +129,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         key: Key,
-        socket: Rc<dyn StreamSocket>,
+        socket: StreamLink,
         peer: PeerAddr,
         origin: Origin,
         phase: Phase,
