@@ -144,6 +144,7 @@ impl Connection {
         self.rare().log.admits(now)
     }
 
+    #[inline]
     pub(super) fn has_write_error(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.write_error.is_some())
     }
@@ -178,6 +179,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     pub(super) fn note_waiting(&mut self, bytes: usize) {
         match u32::try_from(bytes) {
             Ok(bytes) => self.counters.queue_high_water = self.counters.queue_high_water.max(bytes),
