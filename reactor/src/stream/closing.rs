@@ -1,5 +1,6 @@
 //! The end of connections, and what user code is told from the loop.
 
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -134,18 +135,18 @@ pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failu
 }
 
 /// Counts and logs a callback that failed when its connection was gone.
-fn unheard(inner: &Inner, label: &str, what: &'static str, failure: Failure) {
+fn unheard(inner: &Inner, label: impl fmt::Display, what: &'static str, failure: Failure) {
     let panicked = matches!(failure, Failure::Panic(_));
     let logged = {
         let core = &mut *inner.core.borrow_mut();
         count(&mut core.agenda, panicked);
         core.log.admits(inner.now())
     };
-    drop(inner.log_failure(label, what, failure, logged));
+    drop(inner.log_failure(&label.to_string(), what, failure, logged));
 }
 
 /// Drops what is the user's; a panic of that costs nobody else anything.
-pub(super) fn discard<T>(inner: &Inner, label: &str, what: &'static str, value: T) {
+pub(super) fn discard<T>(inner: &Inner, label: impl fmt::Display, what: &'static str, value: T) {
     let outcome = guarded(|| {
         drop(value);
         Ok(())
@@ -195,7 +196,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
     };
     let protocol = connection.protocol.take();
     let reason = connection.reason().cloned().unwrap_or(ConnectionLost::Done);
-    let (label, origin) = (connection.label(), connection.origin);
+    let (label, origin) = (connection.name(), connection.origin);
     drop(connection);
     tracing::debug!(connection = %label, %reason, "closed");
     let cancelled =

@@ -545,8 +545,11 @@ impl Connection {
                 // reset is to be had.
                 let _ = self.socket.reset_on_close();
             }
-            let rare = self.rare();
-            rare.reason = Some(rare.failure.take().unwrap_or(reason));
+            // Most end in order, which is what is assumed where no reason is kept.
+            if self.rare.is_some() || !matches!(reason, ConnectionLost::Done) {
+                let rare = self.rare();
+                rare.reason = Some(rare.failure.take().unwrap_or(reason));
+            }
             agenda.notices.push_back(StreamNotice::Close(self.key).into());
         }
     }
