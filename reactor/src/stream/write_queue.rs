@@ -320,6 +320,7 @@ mod tests {
                     let count = count.min(model.len());
                     model.drain(..count);
                     prop_assert_eq!(queue.taken(count, &mut spares), 0);
+                    queue.rest(&mut spares);
                 } else {
                     let data: Vec<u8> = (0..count).map(|_| { next = next.wrapping_add(1); next }).collect();
                     model.extend(&data);
@@ -329,6 +330,10 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.bytes(), model.len());
+                // A piece of nothing would pass for the end.
+                prop_assert_eq!(queue.front().is_empty(), model.is_empty());
+                let whole = queue.whole().map(<[u8]>::len);
+                prop_assert_eq!(whole.unwrap_or(0), if whole.is_some() { model.len() } else { 0 });
                 let shown = content(&queue);
                 prop_assert!(model.iter().zip(&shown).all(|(a, b)| a == b));
                 prop_assert!(shown.len() == model.len() || !shown.is_empty());
