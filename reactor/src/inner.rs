@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::fmt;
 use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -375,7 +376,7 @@ impl Inner {
     /// room; where the owner is gone, the name is `otherwise`. Nothing may be borrowed.
     pub(crate) fn blame(
         &self,
-        otherwise: &str,
+        otherwise: impl fmt::Display,
         what: &'static str,
         failure: Failure,
         owner: impl FnOnce(&mut Core, &Failed) -> Option<(Rc<str>, bool)>,
@@ -390,11 +391,14 @@ impl Inner {
                 None => (None, core.log.admits(failed.now)),
             }
         };
-        self.log_failure(label.as_deref().unwrap_or(otherwise), what, failure, logged)
+        match label {
+            Some(label) => self.log_failure(&label, what, failure, logged),
+            None => self.log_failure(&otherwise, what, failure, logged),
+        }
     }
 
     /// Drops what is the user's, with nothing borrowed; a panic of that costs nobody else anything.
-    pub(crate) fn discard<T>(&self, label: &str, what: &'static str, value: T) {
+    pub(crate) fn discard<T>(&self, label: impl fmt::Display, what: &'static str, value: T) {
         let outcome = guarded(|| {
             drop(value);
             Ok(())
@@ -417,7 +421,7 @@ impl Inner {
     /// the log and the error's own text are user code.
     fn log_failure(
         &self,
-        label: &str,
+        label: &dyn fmt::Display,
         what: &'static str,
         failure: Failure,
         logged: bool,

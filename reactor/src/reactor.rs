@@ -337,8 +337,9 @@ impl Reactor {
         let inner = &self.inner;
         for event in events {
             if matches!(Kind::of(event.token), Some(Kind::Listener | Kind::Stream)) {
-                let known = stream::event(inner, event);
-                inner.core.borrow_mut().agenda.stats.stale_events += u64::from(!known);
+                if !stream::event(inner, event) {
+                    inner.core.borrow_mut().agenda.stats.stale_events += 1;
+                }
                 continue;
             }
             if Kind::of(event.token) == Some(Kind::UnixDatagram) {

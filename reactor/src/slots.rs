@@ -40,6 +40,7 @@ impl Kind {
 impl Key {
     /// The key as a number for the poller. On 32-bit systems the generation is cut to 11 bits: a
     /// stale event may then pass for a spurious one, which every port tolerates.
+    #[inline]
     pub(crate) fn token(self, kind: Kind) -> usize {
         kind as usize
             | (self.index as usize) << KIND_BITS
@@ -105,6 +106,17 @@ impl<T> Slots<T> {
         (key.token(Kind::of(token)?) == token).then_some(key)
     }
 
+    /// The occupant that `token` was made for, and its key; `None` when it is gone.
+    #[inline]
+    pub(crate) fn occupant_of(&mut self, token: usize) -> Option<(Key, &mut T)> {
+        let index = (token >> KIND_BITS) & ((1_usize << INDEX_BITS) - 1);
+        let key = Key { index: index as u32, generation: *self.generations.get(index)? };
+        if key.token(Kind::of(token)?) != token {
+            return None;
+        }
+        self.slab.get_mut(index).map(|occupant| (key, occupant))
+    }
+
     fn key_at(&self, index: usize) -> Key {
         Key { index: index as u32, generation: self.generations[index] }
     }
@@ -153,6 +165,9 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.key_of(first.token(Kind::Datagram)), None);
+        assert_eq!(slots.occupant_of(first.token(Kind::Datagram)), None);
+        let found = slots.occupant_of(second.token(Kind::Datagram));
+        assert_eq!(found, Some((second, &mut "second")));
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get(second), Some(&"second"));
     }

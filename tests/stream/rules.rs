@@ -3,12 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socket2::SockRef;
-use strand_reactor::{Handle, WriteError};
+use socket2::{SockRef, Type};
+use strand_reactor::{ConnectionState, Handle, PeerAddr, Reactor, WriteError};
 
 use crate::support::*;
 
@@ -326,4 +327,49 @@ fn a_reset_is_the_reason_though_a_callback_failed_of_it() {
         });
         assert_eq!(*log.borrow(), ["made", "lost: Reset"]);
     });
+}
+
+#[test]
+fn a_connection_goes_on_after_its_descriptor_was_lent() {
+    // A simulated connection has no descriptor.
+    on_the_system(|ground| {
+        let log = log();
+        let server = Recorder::new(&log).data(|transport, data| {
+            let number = |fd: BorrowedFd<'_>| fd.as_raw_fd();
+            let (first, second) = (transport.with_fd(number)?, transport.with_fd(number)?);
+            anyhow::ensure!(first == second, "{first} became {second}");
+            Ok(transport.write(data)?)
+        });
+        ground.against(server, |mut stream| {
+            for _ in 0..3 {
+                stream.write_all(b"ping").expect("sent");
+                stream.read_exact(&mut [0; 4]).expect("answered");
+            }
+            stream.shutdown(Shutdown::Write).expect("an end");
+            assert_eq!(read_all(&mut stream), b"");
+        });
+        assert_last(&log, "lost: Done");
+    });
+}
+
+#[test]
+fn a_lent_descriptor_stays_open_though_its_connection_is_closed() {
+    let (log, reactor) = (log(), Reactor::new().expect("a reactor"));
+    let its = Rc::clone(&log);
+    let factory = move |_: PeerAddr| Some(Recorder::new(&its));
+    let port = reactor.listen_tcp("127.0.0.1:0", factory).expect("a port");
+    let _client = TcpStream::connect(port.local_addr().expect("bound")).expect("connected");
+    while reactor.streams().is_empty() {
+        reactor.iterate(None).expect("a turn");
+    }
+    let transport = reactor.streams().remove(0);
+    let lent = transport.with_fd(|fd| {
+        transport.abort_connection();
+        while transport.state() != ConnectionState::Closed {
+            reactor.iterate(Some(Duration::ZERO)).expect("a turn");
+        }
+        SockRef::from(&fd).r#type().expect("still open")
+    });
+    assert_eq!(lent.expect("open when it was asked for"), Type::STREAM);
+    assert_last(&log, "lost: Aborted");
 }

@@ -13,6 +13,7 @@
 //! * A socket is registered with its driver from its birth, and is deregistered and closed when
 //!   the last `Rc` of it goes.
 
+mod link;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod os;
@@ -35,6 +36,7 @@ use crate::error::AdoptError;
 use crate::interfaces::NetworkInterface;
 use crate::sys;
 
+pub(crate) use link::StreamLink;
 pub(crate) use stream::{ListenSocket, ListenSpec, StreamOption, StreamSocket, StreamSpec};
 pub(crate) use unix::{
     UnixDatagramSocket, UnixDatagramSpec, UnixListenSpec, UnixMessage, UnixSpec,
@@ -109,6 +111,11 @@ pub(crate) trait Driver {
         spec: &StreamSpec,
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, OpenError>;
+
+    /// As [`open_stream`](Self::open_stream), for a connection of the reactor.
+    fn open_link(&mut self, spec: &StreamSpec, token: usize) -> Result<StreamLink, OpenError> {
+        self.open_stream(spec, token).map(StreamLink::from)
+    }
 
     /// Takes over a listening stream socket made elsewhere. One that is shared is made
     /// non-blocking all the same: an accept cannot be, by itself.

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+use super::StreamLink;
 use crate::datagram::Family;
 use crate::stream::{KeepAlive, PeerAddr};
 use crate::unix::{PeerCredentials, UnixAddr};
@@ -52,8 +53,8 @@ pub(crate) trait ListenSocket {
     /// and an event will tell.
     fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)>;
     /// As [`accept`](Self::accept), whatever the family of the peer.
-    fn accept_peer(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, PeerAddr)> {
-        self.accept(token).map(|(socket, peer)| (socket, peer.into()))
+    fn accept_peer(&self, token: usize) -> io::Result<(StreamLink, PeerAddr)> {
+        self.accept(token).map(|(socket, peer)| (socket.into(), peer.into()))
     }
     /// Where a UNIX socket listens.
     fn unix_addr(&self) -> io::Result<UnixAddr> {

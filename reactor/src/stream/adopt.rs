@@ -193,7 +193,7 @@ pub(crate) fn attach(
             Err(_) => PeerAddr::Ip(socket.peer_addr().map_err(AdoptError::Socket)?),
         };
         let tuning = Rc::new(Tuning::default());
-        Ok(Connection::new(key, socket, peer, Origin::Adopted, Phase::Open, tuning))
+        Ok(Connection::new(key, socket.into(), peer, Origin::Adopted, Phase::Open, tuning))
     });
     let mut connection = opened?;
     connection.make_ready(Ready::DRAIN, &mut core.agenda);

@@ -13,7 +13,7 @@ use super::{ConnectorState, PeerAddr, StreamNotice, delivery, unix};
 use crate::DelayedCall;
 use crate::error::{ConnectError, ConnectionLost, OptionError};
 use crate::inner::{Core, Inner};
-use crate::net::{OpenError, StreamSocket, StreamSpec};
+use crate::net::{OpenError, StreamLink, StreamSpec};
 use crate::resolve::{Resolution, ResolveError, ResolveOptions};
 use crate::slots::{Key, Kind};
 
@@ -208,12 +208,12 @@ fn open_socket(
     inner: &Rc<Inner>,
     spec: &StreamSpec,
     token: usize,
-) -> Result<Rc<dyn StreamSocket>, OpenError> {
+) -> Result<StreamLink, OpenError> {
     #[cfg(feature = "testing")]
     if let Some(scripted) = inner.scripted.open(inner, token) {
-        return scripted;
+        return scripted.map(StreamLink::from);
     }
-    inner.driver.borrow_mut().open_stream(spec, token)
+    inner.driver.borrow_mut().open_link(spec, token)
 }
 
 fn connect_error(error: OpenError, spec: &StreamSpec) -> ConnectError {

@@ -1,5 +1,6 @@
 //! The end of connections, and what user code is told from the loop.
 
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -124,7 +125,7 @@ pub(crate) fn report(inner: &Inner, key: Key, what: &'static str, failure: Failu
 }
 
 /// Counts and logs a callback that failed when its connection was gone.
-fn unheard(inner: &Inner, label: &str, what: &'static str, failure: Failure) {
+fn unheard(inner: &Inner, label: impl fmt::Display, what: &'static str, failure: Failure) {
     drop(inner.blame(label, what, failure, |_, _| None));
 }
 
@@ -163,7 +164,7 @@ fn close(inner: &Rc<Inner>, key: Key) {
     };
     let protocol = connection.protocol.take();
     let reason = connection.reason().cloned().unwrap_or(ConnectionLost::Done);
-    let (label, origin) = (connection.label(), connection.origin);
+    let (label, origin) = (connection.name(), connection.origin);
     drop(connection);
     tracing::debug!(connection = %label, %reason, "closed");
     let cancelled =

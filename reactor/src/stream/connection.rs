@@ -11,7 +11,7 @@ use super::write_queue::{PIECES, WriteQueue};
 use super::{PeerAddr, Protocol, StreamNotice};
 use crate::agenda::{Agenda, Notice};
 use crate::error::{ConnectionLost, WriteError};
-use crate::net::StreamSocket;
+use crate::net::StreamLink;
 use crate::slots::{Key, Kind};
 
 /// Whether a connection is open; see [`Transport::state`](super::Transport::state).
@@ -95,7 +95,7 @@ pub(crate) enum WriteHalf {
 /// An idle connection is to cost little: a server may have a hundred thousand.
 pub(crate) struct Connection {
     pub(crate) key: Key,
-    pub(crate) socket: Rc<dyn StreamSocket>,
+    pub(crate) socket: StreamLink,
     /// `None` while a callback runs.
     pub(crate) protocol: Option<Box<dyn Protocol>>,
     pub(crate) origin: Origin,
@@ -129,7 +129,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         key: Key,
-        socket: Rc<dyn StreamSocket>,
+        socket: StreamLink,
         peer: PeerAddr,
         origin: Origin,
         phase: Phase,
@@ -174,6 +174,7 @@ impl Connection {
     }
 
     /// Whether data may be delivered now.
+    #[inline]
     pub(crate) fn delivers(&self) -> bool {
         self.phase == Phase::Open
             && !self.paused
@@ -238,6 +239,7 @@ impl Connection {
     }
 
     /// Whether what is written now will be sent.
+    #[inline]
     pub(crate) fn is_writable(&self) -> bool {
         self.phase == Phase::Open
             && !self.disconnecting
@@ -251,7 +253,38 @@ impl Connection {
     }
 
     /// Flushes, and does what waited for the flush.
+    #[inline]
     pub(crate) fn settle(&mut self, agenda: &mut Agenda) {
+        if !(self.is_carefree() && self.flush_whole(agenda)) {
+            self.settle_all(agenda);
+        }
+    }
+
+    /// Whether all that a write or a flush may lead to is a send: nothing waits for room or for a
+    /// flush, or is counted as waiting. So it is with most connections at most times.
+    #[inline]
+    pub(super) fn is_carefree(&self) -> bool {
+        self.is_writable() && !self.blocked && !self.writing_paused && !self.counted
+    }
+
+    /// Sends what is queued. False if there is more to do, because it was not all in one piece, or
+    /// the system did not take all of it.
+    #[inline]
+    fn flush_whole(&mut self, agenda: &mut Agenda) -> bool {
+        let Some(whole) = self.queue.whole() else { return false };
+        if whole.is_empty() {
+            return true;
+        }
+        let len = whole.len();
+        let result = self.socket.write(whole);
+        let took_all = matches!(result, Ok(taken) if taken == len);
+        self.sent(result, agenda);
+        self.tell_written(agenda);
+        took_all
+    }
+
+    #[inline(never)]
+    fn settle_all(&mut self, agenda: &mut Agenda) {
         if self.phase != Phase::Open {
             return;
         }
@@ -286,37 +319,47 @@ impl Connection {
                     None => break,
                 },
             };
-            match result {
-                Ok(taken) => {
-                    self.count_write(taken);
-                    let mut beyond = self.queue.taken(taken, &mut agenda.streams.spares);
-                    while let Some(data) = more.get(piece)
-                        && beyond + offset >= data.len()
-                    {
-                        beyond -= data.len() - offset;
-                        (piece, offset) = (piece + 1, 0);
-                    }
-                    offset += beyond;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.rare_stats().would_block += 1;
-                    self.blocked = true;
-                    break;
-                }
-                Err(error) if is_shortage(&error) => {
-                    // No event tells when there is memory again.
-                    self.blocked = true;
-                    agenda.notices.push_back(StreamNotice::Shortage(self.key).into());
-                    break;
-                }
-                Err(error) => {
-                    self.write_failed(error, agenda);
-                    break;
-                }
+            let Some(mut beyond) = self.sent(result, agenda) else { break };
+            while let Some(data) = more.get(piece)
+                && beyond + offset >= data.len()
+            {
+                beyond -= data.len() - offset;
+                (piece, offset) = (piece + 1, 0);
             }
+            offset += beyond;
         }
         self.tell_written(agenda);
         (piece, offset)
+    }
+
+    /// What came of a send: the bytes that were taken beyond the queue, or `None` if nothing more
+    /// can be sent for now.
+    #[inline]
+    fn sent(&mut self, result: io::Result<usize>, agenda: &mut Agenda) -> Option<usize> {
+        match result {
+            Ok(taken) => {
+                self.count_write(taken);
+                Some(self.queue.taken(taken, &mut agenda.streams.spares))
+            }
+            Err(error) => {
+                self.not_sent(error, agenda);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    fn not_sent(&mut self, error: io::Error, agenda: &mut Agenda) {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.rare_stats().would_block += 1;
+            self.blocked = true;
+        } else if is_shortage(&error) {
+            // No event tells when there is memory again.
+            self.blocked = true;
+            agenda.notices.push_back(StreamNotice::Shortage(self.key).into());
+        } else {
+            self.write_failed(error, agenda);
+        }
     }
 
     /// Offers the first pieces of the queue and of `more`, whose first is to begin at `offset`.
@@ -337,6 +380,7 @@ impl Connection {
     }
 
     /// Queues the completions of what the system has taken.
+    #[inline]
     pub(crate) fn tell_written(&mut self, agenda: &mut Agenda) {
         while let Some((completion, len)) = self.queue.completed() {
             agenda.notices.push_back(Notice::Written(completion, Ok(len)));
@@ -345,6 +389,7 @@ impl Connection {
     }
 
     /// There is room again.
+    #[inline]
     pub(crate) fn unblock(&mut self, agenda: &mut Agenda) {
         if std::mem::take(&mut self.blocked) {
             self.settle(agenda);
@@ -500,8 +545,11 @@ impl Connection {
                 // reset is to be had.
                 let _ = self.socket.reset_on_close();
             }
-            let rare = self.rare();
-            rare.reason = Some(rare.failure.take().unwrap_or(reason));
+            // Most end in order, which is what is assumed where no reason is kept.
+            if self.rare.is_some() || !matches!(reason, ConnectionLost::Done) {
+                let rare = self.rare();
+                rare.reason = Some(rare.failure.take().unwrap_or(reason));
+            }
             agenda.notices.push_back(StreamNotice::Close(self.key).into());
         }
     }

@@ -14,45 +14,43 @@ use crate::slots::{Key, Kind};
 
 /// An event for a listener or a connection. False: there is nobody of that token.
 pub(crate) fn event(inner: &Rc<Inner>, event: &Event) -> bool {
+    if Kind::of(event.token) != Some(Kind::Stream) {
+        return listener_event(inner, event);
+    }
     let ready = Ready {
         readable: event.readable,
         writable: event.writable,
         error: event.error,
         drain: event.error || event.read_closed,
     };
-    let stopping = inner.is_stopping();
-    let (kind, key) = {
+    let (key, next) = {
         let core = &mut *inner.core.borrow_mut();
-        match Kind::of(event.token) {
-            Some(Kind::Listener) => match core.streams.listeners.key_of(event.token) {
-                Some(key) => match core.streams.listeners.get_mut(key) {
-                    // Already due this turn, with the budget of one; or due no more.
-                    Some(listener) if listener.on_ready || stopping => {
-                        listener.make_ready(&mut core.agenda);
-                        return true;
-                    }
-                    _ => (Kind::Listener, key),
-                },
-                None => return false,
-            },
-            Some(Kind::Stream) => {
-                let Some(key) = core.streams.connections.key_of(event.token) else { return false };
-                match core.streams.connections.get_mut(key) {
-                    // Already due this turn, or due no more: the edge is kept on the list.
-                    Some(connection) if connection.on_ready || stopping => {
-                        connection.make_ready(ready, &mut core.agenda);
-                        return true;
-                    }
-                    _ => (Kind::Stream, key),
-                }
-            }
-            _ => return false,
+        let found = core.streams.connections.occupant_of(event.token);
+        let Some((key, connection)) = found else { return false };
+        if connection.on_ready || inner.is_stopping() {
+            // Already due this turn, or due no more: the edge is kept on the list.
+            connection.make_ready(ready, &mut core.agenda);
+            return true;
         }
+        (key, begin(connection, &mut core.streams.buffer, ready, &mut core.agenda))
     };
-    match kind {
-        Kind::Listener => listener::service(inner, key),
-        _ => service(inner, key, ready),
-    }
+    go_on(inner, key, ready, next);
+    true
+}
+
+fn listener_event(inner: &Rc<Inner>, event: &Event) -> bool {
+    let key = {
+        let core = &mut *inner.core.borrow_mut();
+        let listeners = &mut core.streams.listeners;
+        let Some((key, listener)) = listeners.occupant_of(event.token) else { return false };
+        if listener.on_ready || inner.is_stopping() {
+            // Already due this turn, with the budget of one; or due no more.
+            listener.make_ready(&mut core.agenda);
+            return true;
+        }
+        key
+    };
+    listener::service(inner, key);
     true
 }
 
@@ -102,70 +100,103 @@ pub(crate) fn flush_dirty(core: &mut Core) {
 
 /// Does what a connection is ready for: room to send, an error, data.
 fn service(inner: &Rc<Inner>, key: Key, ready: Ready) {
-    let (mut protocol, mut buffer) = {
-        let mut guard = inner.core.borrow_mut();
-        let core = &mut *guard;
+    let next = {
+        let core = &mut *inner.core.borrow_mut();
         let Some(connection) = core.streams.connections.get_mut(key) else { return };
-        match connection.phase {
-            Phase::Connecting => {
-                drop(guard);
-                return attempts::event(inner, key, ready);
-            }
-            Phase::Ended => return,
-            Phase::Open if connection.protocol.is_none() => {
-                // Out on a call: its edge must not be lost.
-                return connection.make_ready(ready, &mut core.agenda);
-            }
-            Phase::Open => {}
-        }
-        if ready.writable {
-            connection.unblock(&mut core.agenda);
-        }
-        if ready.error && !connection.will_read() {
-            connection.check_error(&mut core.agenda);
-        }
-        if connection.paused && !connection.disconnecting {
-            // Nothing can be sent any more, and nobody wants to read what is left.
-            connection.read_dry(&mut core.agenda);
-        }
-        if !(ready.readable || ready.error) {
-            return;
-        }
-        if connection.disconnecting && !connection.layers_hold_back() {
-            let mut buffer = core.streams.buffer.take().unwrap_or_else(buffer);
-            discard(connection, &mut buffer, ready.drain, &mut core.agenda);
-            core.streams.buffer = Some(buffer);
-            return;
-        }
-        if connection.stack().is_some() {
-            drop(guard);
-            return layer::service(inner, key, ready);
-        }
-        if !connection.delivers() {
-            return;
-        }
-        let Some(protocol) = connection.protocol.take() else { return };
-        connection.held = true;
-        (protocol, core.streams.buffer.take().unwrap_or_else(buffer))
+        begin(connection, &mut core.streams.buffer, ready, &mut core.agenda)
     };
-    deliver(inner, key, &mut *protocol, &mut buffer, ready);
-    inner.core.borrow_mut().streams.buffer = Some(buffer);
-    put_back(inner, key, protocol);
-    look_after(inner, key, ready);
+    go_on(inner, key, ready, next);
+}
+
+/// What is left to do for a connection with nothing borrowed.
+enum Next {
+    Nothing,
+    Attempt,
+    Layers,
+    /// Its protocol is told what was read into the buffer.
+    Deliver(Box<dyn Protocol>, Box<[u8]>, Read),
+}
+
+/// The part of the service that needs no user code, up to the first read.
+#[inline]
+fn begin(
+    connection: &mut Connection,
+    shared: &mut Option<Box<[u8]>>,
+    ready: Ready,
+    agenda: &mut Agenda,
+) -> Next {
+    match connection.phase {
+        Phase::Connecting => return Next::Attempt,
+        Phase::Ended => return Next::Nothing,
+        Phase::Open if connection.protocol.is_none() => {
+            // Out on a call: its edge must not be lost.
+            connection.make_ready(ready, agenda);
+            return Next::Nothing;
+        }
+        Phase::Open => {}
+    }
+    if ready.writable {
+        connection.unblock(agenda);
+    }
+    if ready.error && !connection.will_read() {
+        connection.check_error(agenda);
+    }
+    if connection.paused && !connection.disconnecting {
+        // Nothing can be sent any more, and nobody wants to read what is left.
+        connection.read_dry(agenda);
+    }
+    if !(ready.readable || ready.error) {
+        return Next::Nothing;
+    }
+    let memory = shared.get_or_insert_with(buffer);
+    if connection.disconnecting && !connection.layers_hold_back() {
+        discard(connection, memory, ready.drain, agenda);
+        return Next::Nothing;
+    }
+    if connection.stack().is_some() {
+        return Next::Layers;
+    }
+    if !connection.delivers() {
+        return Next::Nothing;
+    }
+    let read = read(connection, memory, agenda);
+    match (shared.take(), connection.protocol.take()) {
+        (Some(buffer), Some(protocol)) => {
+            connection.held = true;
+            Next::Deliver(protocol, buffer, read)
+        }
+        // Never: both were there.
+        _ => Next::Nothing,
+    }
+}
+
+#[inline]
+fn go_on(inner: &Rc<Inner>, key: Key, ready: Ready, next: Next) {
+    match next {
+        Next::Nothing => {}
+        Next::Attempt => attempts::event(inner, key, ready),
+        Next::Layers => layer::service(inner, key, ready),
+        Next::Deliver(protocol, buffer, read) => {
+            deliver(inner, key, protocol, buffer, ready, read);
+        }
+    }
 }
 
 /// A connection that was paused by what was delivered meets no error by itself.
 pub(super) fn look_after(inner: &Inner, key: Key, ready: Ready) {
     let core = &mut *inner.core.borrow_mut();
-    if let Some(connection) = core.streams.connections.get_mut(key)
-        && connection.paused
-        && !connection.disconnecting
-    {
+    if let Some(connection) = core.streams.connections.get_mut(key) {
+        check_paused(connection, ready, &mut core.agenda);
+    }
+}
+
+fn check_paused(connection: &mut Connection, ready: Ready, agenda: &mut Agenda) {
+    if connection.paused && !connection.disconnecting {
         if ready.error {
-            connection.check_error(&mut core.agenda);
+            connection.check_error(agenda);
         }
         // Nor is it read any more after a write that failed.
-        connection.read_dry(&mut core.agenda);
+        connection.read_dry(agenda);
     }
 }
 
@@ -184,52 +215,66 @@ enum Read {
     Nothing,
 }
 
+/// Tells the protocol what was read, and reads on as long as there may be more.
 fn deliver(
     inner: &Rc<Inner>,
     key: Key,
-    protocol: &mut dyn Protocol,
-    buffer: &mut [u8],
+    mut protocol: Box<dyn Protocol>,
+    mut buffer: Box<[u8]>,
     ready: Ready,
+    mut read: Read,
 ) {
     let transport = Transport::new(inner, key);
     let mut budget = BUFFER_LEN;
     loop {
-        let read = {
-            let core = &mut *inner.core.borrow_mut();
-            let Some(connection) = core.streams.connections.get_mut(key) else { return };
-            if !connection.delivers() {
-                return;
-            }
-            // A layer that the protocol has just pushed sees all that is read from here on.
-            if budget == 0 || connection.stack().is_some() || inner.is_stopping() {
-                let again = Ready { error: ready.error, ..Ready::DRAIN };
-                connection.make_ready(again, &mut core.agenda);
-                return;
-            }
-            let room = budget.min(buffer.len());
-            read(connection, &mut buffer[..room], &mut core.agenda)
-        };
-        let (what, outcome) = match read {
-            Read::Nothing => return,
+        let (what, outcome, more) = match read {
+            Read::Nothing => break,
             Read::End => {
-                ("read_connection_lost", guarded(|| protocol.read_connection_lost(&transport)))
+                let outcome = guarded(|| protocol.read_connection_lost(&transport));
+                ("read_connection_lost", outcome, false)
             }
-            Read::Data { len, .. } => {
+            Read::Data { len, short } => {
                 budget -= len;
-                ("data_received", guarded(|| protocol.data_received(&transport, &buffer[..len])))
+                let outcome = guarded(|| protocol.data_received(&transport, &buffer[..len]));
+                // A short read means that all was read, except after an end or an error.
+                ("data_received", outcome, !short || ready.drain)
             }
         };
         if let Err(failure) = outcome {
             report(inner, key, what, failure);
-            return;
+            break;
         }
-        match read {
-            // A short read means that all was read, except after an end or an error.
-            Read::Data { short: true, .. } if !ready.drain => return,
-            Read::Data { .. } => {}
-            _ => return,
+        if !more {
+            break;
         }
+        read = read_on(inner, key, &mut buffer, budget, ready);
     }
+    let homeless = {
+        let core = &mut *inner.core.borrow_mut();
+        core.streams.buffer = Some(buffer);
+        take_back(core, key, protocol, Some(ready))
+    };
+    if homeless.is_some() {
+        inner.discard("closed connection", "drop of a protocol", homeless);
+    }
+}
+
+/// A read after another, if the protocol still wants to be told.
+#[inline(never)]
+fn read_on(inner: &Inner, key: Key, buffer: &mut [u8], budget: usize, ready: Ready) -> Read {
+    let core = &mut *inner.core.borrow_mut();
+    let Some(connection) = core.streams.connections.get_mut(key) else { return Read::Nothing };
+    if !connection.delivers() {
+        return Read::Nothing;
+    }
+    // A layer that the protocol has just pushed sees all that is read from here on.
+    if budget == 0 || connection.stack().is_some() || inner.is_stopping() {
+        let again = Ready { error: ready.error, ..Ready::DRAIN };
+        connection.make_ready(again, &mut core.agenda);
+        return Read::Nothing;
+    }
+    let room = budget.min(buffer.len());
+    read(connection, &mut buffer[..room], &mut core.agenda)
 }
 
 /// One read, counted. An end that leaves nothing to do is told as `Nothing`.
@@ -311,17 +356,25 @@ pub(crate) fn call(
 /// Ends a call: the protocol returns to its connection, what it wrote leaves. It is dropped, with
 /// nothing borrowed, if the reactor was dropped meanwhile.
 pub(crate) fn put_back(inner: &Inner, key: Key, protocol: Box<dyn Protocol>) {
-    let homeless = {
-        let core = &mut *inner.core.borrow_mut();
-        match core.streams.connections.get_mut(key) {
-            Some(connection) => {
-                connection.held = false;
-                let homeless = connection.protocol.replace(protocol);
-                connection.settle(&mut core.agenda);
-                homeless
-            }
-            None => Some(protocol),
-        }
-    };
+    let homeless = take_back(&mut inner.core.borrow_mut(), key, protocol, None);
     inner.discard("closed connection", "drop of a protocol", homeless);
+}
+
+/// Returns the protocol that has no place any more; `ready` is what it was called for, if it was
+/// told what was read.
+#[inline]
+fn take_back(
+    core: &mut Core,
+    key: Key,
+    protocol: Box<dyn Protocol>,
+    ready: Option<Ready>,
+) -> Option<Box<dyn Protocol>> {
+    let Some(connection) = core.streams.connections.get_mut(key) else { return Some(protocol) };
+    connection.held = false;
+    let homeless = connection.protocol.replace(protocol);
+    connection.settle(&mut core.agenda);
+    if let Some(ready) = ready {
+        check_paused(connection, ready, &mut core.agenda);
+    }
+    homeless
 }

@@ -1,6 +1,7 @@
 //! What is kept of a connection so that an idle one costs little: a compact address, half-size
 //! counters, and apart from it what few connections have.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use super::{ConnectionLost, PeerAddr};
 use crate::DelayedCall;
 use crate::callback::LogLimit;
 use crate::stats::StreamStats;
+use crate::unix::UnixAddr;
 
 /// The address of a peer. Most are of IPv4, and there are as many as there are connections.
 #[derive(Clone, Debug)]
@@ -49,6 +51,26 @@ pub(super) struct Rare {
     pub(super) stats: StreamStats,
 }
 
+/// What a connection is called in logs: put into words only where somebody reads them.
+pub(crate) enum Name {
+    Given(Rc<str>),
+    Peer(PeerAddr),
+    /// Most clients of UNIX sockets have no name: the server's says more.
+    ClientOf(UnixAddr),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(label) => f.write_str(label),
+            Self::Peer(PeerAddr::Ip(peer)) => write!(f, "tcp {peer}"),
+            Self::Peer(PeerAddr::Unix(peer)) if peer.is_unnamed() => f.write_str("unix"),
+            Self::Peer(PeerAddr::Unix(peer)) => write!(f, "unix {peer}"),
+            Self::ClientOf(server) => write!(f, "unix client of {server}"),
+        }
+    }
+}
+
 /// The low halves of the statistics that every connection has; what overflows goes to [`Rare`].
 #[derive(Default)]
 pub(super) struct Counters {
@@ -60,18 +82,24 @@ pub(super) struct Counters {
 }
 
 impl Connection {
-    pub(crate) fn label(&self) -> Rc<str> {
+    /// Its name in logs.
+    pub(crate) fn name(&self) -> Name {
         if let Some(label) = self.rare.as_ref().and_then(|rare| rare.label.as_ref()) {
-            return Rc::clone(label);
+            return Name::Given(Rc::clone(label));
         }
         match self.peer() {
-            PeerAddr::Ip(peer) => format!("tcp {peer}").into(),
-            PeerAddr::Unix(peer) if !peer.is_unnamed() => format!("unix {peer}").into(),
-            // Most clients have no name: the server's says more.
-            PeerAddr::Unix(_) => match self.socket.unix_local_addr() {
-                Ok(own) if !own.is_unnamed() => format!("unix client of {own}").into(),
-                _ => "unix".into(),
+            PeerAddr::Unix(peer) if peer.is_unnamed() => match self.socket.unix_local_addr() {
+                Ok(own) if !own.is_unnamed() => Name::ClientOf(own),
+                _ => Name::Peer(peer.into()),
             },
+            peer => Name::Peer(peer),
+        }
+    }
+
+    pub(crate) fn label(&self) -> Rc<str> {
+        match self.name() {
+            Name::Given(label) => label,
+            name => name.to_string().into(),
         }
     }
 
@@ -134,7 +162,7 @@ impl Connection {
         self.rare.as_mut().and_then(|rare| rare.timer.take())
     }
 
-    /// Why it ended; `None` while it has not.
+    /// Why it ended; `None` while it has not, or when there is no more to it than that.
     pub(crate) fn reason(&self) -> Option<&ConnectionLost> {
         self.rare.as_ref().and_then(|rare| rare.reason.as_ref())
     }
@@ -144,6 +172,7 @@ impl Connection {
         self.rare().log.admits(now)
     }
 
+    #[inline]
     pub(super) fn has_write_error(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.write_error.is_some())
     }
@@ -178,6 +207,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     pub(super) fn note_waiting(&mut self, bytes: usize) {
         match u32::try_from(bytes) {
             Ok(bytes) => self.counters.queue_high_water = self.counters.queue_high_water.max(bytes),

@@ -276,7 +276,7 @@ impl Transport {
         // A second owner for the call, so that nothing is borrowed and `look` may even abort the
         // connection.
         let socket =
-            self.with(|connection, _| Rc::clone(&connection.socket)).ok_or(OptionError::Closed)?;
+            self.with(|connection, _| connection.socket.share()).ok_or(OptionError::Closed)?;
         let fd = socket.fd().ok_or(OptionError::Unsupported { name: "with_fd" })?;
         Ok(look(fd))
     }

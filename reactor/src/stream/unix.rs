@@ -179,7 +179,7 @@ fn open(inner: &Inner, key: Key) -> Result<(), ConnectError> {
     let (origin, phase) = (Origin::Connector(key), Phase::Connecting);
     let tuning = Rc::new(tuning);
     let mut connection =
-        Connection::new(stream, socket, peer.clone().into(), origin, phase, tuning);
+        Connection::new(stream, socket.into(), peer.clone().into(), origin, phase, tuning);
     connection.set_label(client.target.label());
     client.attempts.push((stream, peer.into()));
     core.agenda.references += 1;

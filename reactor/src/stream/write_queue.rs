@@ -16,7 +16,7 @@ const SPARES: usize = 16;
 /// A list that grew longer than this is not kept: one flood would cost for good.
 const KEPT: usize = 1024;
 
-/// Memory that empty queues leave to others.
+/// Memory that empty queues leave to others: as it was left, with a chunk, or the chunks alone.
 #[derive(Default)]
 pub(crate) struct Spares {
     pub(crate) chunks: Vec<Vec<u8>>,
@@ -62,11 +62,13 @@ impl WriteQueue {
         self.bytes() == 0
     }
 
+    #[inline]
     fn content(&mut self, spares: &mut Spares) -> &mut Content {
         self.content.get_or_insert_with(|| spares.contents.pop().unwrap_or_default())
     }
 
     /// Appends a copy.
+    #[inline]
     pub(crate) fn push(&mut self, data: &[u8], spares: &mut Spares) {
         if !data.is_empty() {
             self.content(spares);
@@ -81,7 +83,12 @@ impl WriteQueue {
         if data.len() < SMALL {
             return self.push(&data, spares);
         }
-        let content = self.content(spares);
+        self.content(spares);
+        let Some(content) = &mut self.content else { return };
+        if content.bytes == 0 {
+            // A chunk that was kept, which is not to be sent as a piece of nothing.
+            content.chunks.drain(..).for_each(|chunk| recycle(chunk, &mut spares.chunks));
+        }
         content.bytes += data.len();
         content.chunks.push_back(data);
         content.open = false;
@@ -105,6 +112,14 @@ impl WriteQueue {
         content.marks.push_back(Mark { end, len, completion });
     }
 
+    /// All of it, where that is a single piece; `None` if there are several.
+    #[inline]
+    pub(crate) fn whole(&self) -> Option<&[u8]> {
+        let Some(content) = &self.content else { return Some(&[]) };
+        let first = content.chunks.front().map_or(&[][..], |chunk| &chunk[content.head..]);
+        (first.len() == content.bytes).then_some(first)
+    }
+
     /// The first piece; empty if there is none.
     #[inline]
     pub(crate) fn front(&self) -> &[u8] {
@@ -126,6 +141,7 @@ impl WriteQueue {
 
     /// The system took `count` bytes off the front. Returns those of them that were not in the
     /// queue, but came after it.
+    #[inline]
     pub(crate) fn taken(&mut self, count: usize, spares: &mut Spares) -> usize {
         match &mut self.content {
             Some(content) => content.taken(count, &mut spares.chunks),
@@ -166,8 +182,19 @@ impl WriteQueue {
 }
 
 impl Content {
-    fn push(&mut self, mut data: &[u8], spares: &mut Vec<Vec<u8>>) {
+    #[inline]
+    fn push(&mut self, data: &[u8], spares: &mut Vec<Vec<u8>>) {
         self.bytes += data.len();
+        match self.chunks.back_mut() {
+            Some(last) if self.open && last.len() + data.len() <= CHUNK => {
+                last.extend_from_slice(data);
+            }
+            _ => self.push_in_parts(data, spares),
+        }
+    }
+
+    #[inline(never)]
+    fn push_in_parts(&mut self, mut data: &[u8], spares: &mut Vec<Vec<u8>>) {
         while !data.is_empty() {
             let room = match self.chunks.back() {
                 Some(last) if self.open => CHUNK.saturating_sub(last.len()),
@@ -186,11 +213,23 @@ impl Content {
         }
     }
 
+    #[inline]
     fn taken(&mut self, count: usize, spares: &mut Vec<Vec<u8>>) -> usize {
+        self.sent += count as u64;
+        if self.open && self.chunks.len() == 1 && count >= self.bytes {
+            // The chunk stays for what is written next.
+            self.chunks[0].clear();
+            self.head = 0;
+            return count - std::mem::take(&mut self.bytes);
+        }
+        self.taken_in_parts(count, spares)
+    }
+
+    #[inline(never)]
+    fn taken_in_parts(&mut self, count: usize, spares: &mut Vec<Vec<u8>>) -> usize {
         let mut left = count.min(self.bytes);
         let beyond = count - left;
         self.bytes -= left;
-        self.sent += count as u64;
         while left > 0 {
             let Some(first) = self.chunks.front() else { break };
             let len = first.len() - self.head;
@@ -281,6 +320,7 @@ mod tests {
                     let count = count.min(model.len());
                     model.drain(..count);
                     prop_assert_eq!(queue.taken(count, &mut spares), 0);
+                    queue.rest(&mut spares);
                 } else {
                     let data: Vec<u8> = (0..count).map(|_| { next = next.wrapping_add(1); next }).collect();
                     model.extend(&data);
@@ -290,6 +330,10 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.bytes(), model.len());
+                // A piece of nothing would pass for the end.
+                prop_assert_eq!(queue.front().is_empty(), model.is_empty());
+                let whole = queue.whole().map(<[u8]>::len);
+                prop_assert_eq!(whole.unwrap_or(0), if whole.is_some() { model.len() } else { 0 });
                 let shown = content(&queue);
                 prop_assert!(model.iter().zip(&shown).all(|(a, b)| a == b));
                 prop_assert!(shown.len() == model.len() || !shown.is_empty());

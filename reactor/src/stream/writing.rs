@@ -33,7 +33,11 @@ impl Transport {
     /// [`WriteError::BufferFull`] when more bytes would wait than
     /// [`write_limit`](crate::TcpOptions::write_limit) allows. Nothing of `data` is sent then.
     pub fn write(&self, data: &[u8]) -> Result<(), WriteError> {
-        self.enqueue(Data::Borrowed(&[IoSlice::new(data)]), None)
+        match self.with(|connection, agenda| connection.gather(data, agenda)) {
+            Some(true) => Ok(()),
+            Some(false) => self.enqueue(Data::Borrowed(&[IoSlice::new(data)]), None),
+            None => Err(WriteError::Closed),
+        }
     }
 
     /// Sends the pieces one after the other, as one [`write`](Self::write).
@@ -189,6 +193,7 @@ impl Transport {
         .unwrap_or(Err(Closed))
     }
 
+    #[inline(never)]
     fn enqueue(&self, data: Data<'_>, completion: Option<Completion>) -> Result<(), WriteError> {
         let mut completion = completion;
         let result =
@@ -203,6 +208,24 @@ impl Connection {
     /// Bytes written and not yet taken by the system.
     pub(super) fn waiting(&self) -> usize {
         self.queue.bytes() + self.stack().map_or(0, |stack| stack.pending)
+    }
+
+    /// Appends a copy of what leaves when the callback under way returns. False if it is not as
+    /// simple as that, and nothing was done.
+    #[inline]
+    fn gather(&mut self, data: &[u8], agenda: &mut Agenda) -> bool {
+        let bytes = self.queue.bytes() + data.len();
+        let simple = self.held
+            && self.is_carefree()
+            && self.stack().is_none()
+            && data.len() < DIRECT
+            && bytes < GATHERED
+            && bytes <= self.tuning.write_limit;
+        if simple {
+            self.queue.push(data, &mut agenda.streams.spares);
+            self.note_waiting(bytes);
+        }
+        simple
     }
 
     fn enqueue(

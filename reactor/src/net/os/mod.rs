@@ -39,10 +39,11 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use self::poller::Poller;
 use self::portable::Portable;
 use self::socket::{Endpoint, OsSocket, Transfer};
+pub(super) use self::stream::OsStream;
 use super::{
     BusyPolls, DatagramSocket, DatagramSpec, Driver, Event, ListenSocket, ListenSpec, OpenError,
-    Ownership, SocketOption, StreamSocket, StreamSpec, UnixDatagramSocket, UnixDatagramSpec,
-    UnixListenSpec, UnixSpec, Wake,
+    Ownership, SocketOption, StreamLink, StreamSocket, StreamSpec, UnixDatagramSocket,
+    UnixDatagramSpec, UnixListenSpec, UnixSpec, Wake,
 };
 use crate::datagram::Family;
 use crate::error::AdoptError;
@@ -171,7 +172,11 @@ impl Driver for OsDriver {
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, OpenError> {
         let registration = self.poller.registration(token);
-        Ok(Rc::new(stream::OsStream::connect(spec, registration)?))
+        Ok(Rc::new(OsStream::connect(spec, &registration)?))
+    }
+
+    fn open_link(&mut self, spec: &StreamSpec, token: usize) -> Result<StreamLink, OpenError> {
+        OsStream::connect(spec, &self.poller.registration(token)).map(StreamLink::System)
     }
 
     fn adopt_listener(
@@ -191,7 +196,7 @@ impl Driver for OsDriver {
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, AdoptError> {
         let registration = self.poller.registration(token);
-        Ok(Rc::new(stream::OsStream::adopt(fd, ownership, registration)?))
+        Ok(Rc::new(OsStream::adopt(fd, ownership, &registration)?))
     }
 
     fn listen_unix(
@@ -209,7 +214,7 @@ impl Driver for OsDriver {
         token: usize,
     ) -> Result<Rc<dyn StreamSocket>, OpenError> {
         let registration = self.poller.registration(token);
-        Ok(Rc::new(stream::OsStream::connect_unix(spec, registration)?))
+        Ok(Rc::new(OsStream::connect_unix(spec, &registration)?))
     }
 
     fn open_unix_datagram(

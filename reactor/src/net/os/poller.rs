@@ -135,12 +135,13 @@ impl Registration {
     }
 
     /// Streams watch both directions for good: edges cost nothing while nobody waits for them.
-    pub(super) fn register_stream(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    pub(super) fn register_stream(&self, fd: BorrowedFd<'_>) -> io::Result<Registered> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         // A read stops at urgent data (tcp(7)): that it came short must not pass for the end.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
-        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), self.token, interest)
+        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), self.token, interest)?;
+        Ok(Registered(Rc::clone(&self.registry)))
     }
 
     /// The same right for the socket to be polled under `token`.
@@ -157,11 +158,26 @@ impl Registration {
         self.registry.reregister(&mut SourceFd(&fd.as_raw_fd()), self.token, interest)
     }
 
+    /// As [`Registered::end`].
+    pub(super) fn end(&self, fd: BorrowedFd<'_>) {
+        end(&self.registry, fd);
+    }
+}
+
+/// What is left of a registration that will not change until it ends.
+#[derive(Clone)]
+pub(super) struct Registered(Rc<Registry>);
+
+impl Registered {
     /// To be called before the descriptor is closed: epoll forgets a registration by itself only
     /// with the last descriptor of a socket, and others may have one (whoever gave us a duplicate,
     /// a service manager, a child).
     pub(super) fn end(&self, fd: BorrowedFd<'_>) {
-        // Fails if it was never registered, which is as good.
-        let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
+        end(&self.0, fd);
     }
+}
+
+fn end(registry: &Registry, fd: BorrowedFd<'_>) {
+    // Fails if it was never registered, which is as good.
+    let _ = registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-use super::poller::Registration;
+use super::poller::{Registered, Registration};
 use super::unix_path::{self, Claim};
 use super::{options, unix};
 use crate::datagram::Family;
 use crate::error::AdoptError;
 use crate::net::{
-    ListenSocket, ListenSpec, OpenError, Ownership, StreamOption, StreamSocket, StreamSpec,
-    UnixListenSpec, UnixSpec,
+    ListenSocket, ListenSpec, OpenError, Ownership, StreamLink, StreamOption, StreamSocket,
+    StreamSpec, UnixListenSpec, UnixSpec,
 };
 use crate::stream::{KeepAlive, PeerAddr};
 use crate::sys;
@@ -161,22 +161,22 @@ impl ListenSocket for OsListener {
     }
 
     fn accept(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, SocketAddr)> {
-        let (stream, peer) = self.accept_peer(token)?;
-        Ok((stream, ip(peer.ip())?))
+        let (mut stream, peer) = self.accept_peer(token)?;
+        Ok((stream.share(), ip(peer.ip())?))
     }
 
-    fn accept_peer(&self, token: usize) -> io::Result<(Rc<dyn StreamSocket>, PeerAddr)> {
+    fn accept_peer(&self, token: usize) -> io::Result<(StreamLink, PeerAddr)> {
         let (fd, peer) = sys::accept(self.socket.as_fd())?;
         let peer = peer_addr(&peer)?;
         let unix = peer.unix().is_some();
-        let stream = OsStream::new(fd.into(), self.registration.sibling(token), unix)?;
+        let socket = Socket::from(fd);
         for &option in &self.options {
             // Some systems refuse that of a connection that is gone already: no fault of the port.
-            set_option(&stream.socket, option)
+            set_option(&socket, option)
                 .map_err(|_| io::Error::from_raw_os_error(libc::ECONNABORTED))?;
         }
-        stream.registration.register_stream(stream.socket.as_fd())?;
-        Ok((Rc::new(stream), peer))
+        let stream = OsStream::registered(socket, &self.registration.sibling(token), unix)?;
+        Ok((StreamLink::System(stream), peer))
     }
 
     fn unix_addr(&self) -> io::Result<UnixAddr> {
@@ -206,17 +206,30 @@ impl Drop for OsListener {
     }
 }
 
-pub(super) struct OsStream {
-    socket: Socket,
-    registration: Registration,
+/// Small, for there may be very many.
+pub(crate) struct OsStream {
+    /// `None`: taken to another place.
+    socket: Option<Socket>,
     unix: bool,
+    registered: Registered,
 }
 
 impl OsStream {
-    fn new(socket: Socket, registration: Registration, unix: bool) -> io::Result<Self> {
+    fn registered(socket: Socket, registration: &Registration, unix: bool) -> io::Result<Self> {
         #[cfg(target_vendor = "apple")]
         socket.set_nosigpipe(true)?;
-        Ok(Self { socket, registration, unix })
+        let registered = registration.register_stream(socket.as_fd())?;
+        Ok(Self { socket: Some(socket), unix, registered })
+    }
+
+    /// Moves it out; what stays behind is closed.
+    pub(in crate::net) fn take(&mut self) -> Self {
+        Self { socket: self.socket.take(), unix: self.unix, registered: self.registered.clone() }
+    }
+
+    #[inline]
+    fn socket(&self) -> io::Result<&Socket> {
+        self.socket.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 
     /// Some of what only TCP has would be accepted and do nothing.
@@ -227,21 +240,19 @@ impl OsStream {
     pub(super) fn adopt(
         fd: OwnedFd,
         ownership: Ownership,
-        registration: Registration,
+        registration: &Registration,
     ) -> Result<Self, AdoptError> {
         let (socket, unix) = examine(fd, false)?;
         if ownership == Ownership::Owned {
             socket.set_nonblocking(true).map_err(AdoptError::Socket)?;
             socket.set_cloexec(true).map_err(AdoptError::Socket)?;
         }
-        let stream = Self::new(socket, registration, unix).map_err(AdoptError::Socket)?;
-        stream.registration.register_stream(stream.socket.as_fd()).map_err(AdoptError::Socket)?;
-        Ok(stream)
+        Self::registered(socket, registration, unix).map_err(AdoptError::Socket)
     }
 
     pub(super) fn connect(
         spec: &StreamSpec,
-        registration: Registration,
+        registration: &Registration,
     ) -> Result<Self, OpenError> {
         let domain = Domain::for_address(spec.peer);
         let socket =
@@ -253,10 +264,9 @@ impl OsStream {
         if let Some(address) = spec.bind {
             socket.bind(&address.into()).map_err(OpenError::Bind)?;
         }
-        let stream = Self::new(socket, registration, false).map_err(OpenError::Socket)?;
         // Registered after the attempt began: before, a socket raises an event of its own
         // (`EPOLLHUP`). If the attempt has ended by then, registering raises the edge.
-        match stream.socket.connect(&spec.peer.into()) {
+        match socket.connect(&spec.peer.into()) {
             // Interrupted: the attempt goes on, as connect(2) says.
             Err(error)
                 if error.raw_os_error() != Some(libc::EINPROGRESS)
@@ -264,17 +274,13 @@ impl OsStream {
             {
                 Err(OpenError::Socket(error))
             }
-            _ => {
-                let fd = stream.socket.as_fd();
-                stream.registration.register_stream(fd).map_err(OpenError::Socket)?;
-                Ok(stream)
-            }
+            _ => Self::registered(socket, registration, false).map_err(OpenError::Socket),
         }
     }
 
     pub(super) fn connect_unix(
         spec: &UnixSpec,
-        registration: Registration,
+        registration: &Registration,
     ) -> Result<Self, OpenError> {
         let socket = unix::socket(Type::STREAM).map_err(OpenError::Socket)?;
         for &option in &spec.options {
@@ -283,16 +289,15 @@ impl OsStream {
         let peer = unix::name(&spec.peer).map_err(OpenError::Socket)?;
         // It succeeds or fails at once, or there is no room (connect(2), EAGAIN).
         retried(|| socket.connect(&peer)).map_err(OpenError::Socket)?;
-        let stream = Self::new(socket, registration, true).map_err(OpenError::Socket)?;
-        let fd = stream.socket.as_fd();
-        stream.registration.register_stream(fd).map_err(OpenError::Socket)?;
-        Ok(stream)
+        Self::registered(socket, registration, true).map_err(OpenError::Socket)
     }
 }
 
 impl Drop for OsStream {
     fn drop(&mut self) {
-        self.registration.end(self.socket.as_fd());
+        if let Some(socket) = &self.socket {
+            self.registered.end(socket.as_fd());
+        }
     }
 }
 
@@ -308,89 +313,91 @@ fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 impl StreamSocket for OsStream {
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        ip(self.socket.local_addr()?.as_socket())
+        ip(self.socket()?.local_addr()?.as_socket())
     }
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
-        ip(self.socket.peer_addr()?.as_socket())
+        ip(self.socket()?.peer_addr()?.as_socket())
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        sys::receive(self.socket.as_fd(), buffer)
+        sys::receive(self.socket()?.as_fd(), buffer)
     }
 
     fn write(&self, data: &[u8]) -> io::Result<usize> {
-        retried(|| self.socket.send_with_flags(data, FLAGS))
+        let socket = self.socket()?;
+        retried(|| socket.send_with_flags(data, FLAGS))
     }
 
     fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        retried(|| self.socket.send_vectored_with_flags(pieces, FLAGS))
+        let socket = self.socket()?;
+        retried(|| socket.send_vectored_with_flags(pieces, FLAGS))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.socket.shutdown(how)
+        self.socket()?.shutdown(how)
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.socket.take_error()
+        self.socket()?.take_error()
     }
 
     fn reset_on_close(&self) -> io::Result<()> {
         // Others may have a descriptor of it (who gave us a duplicate, a child), so that closing
         // ours would end nothing. Linux resets a connection that is dissolved, whoever holds it.
         if cfg!(any(target_os = "linux", target_os = "android"))
-            && sys::disconnect(self.socket.as_fd()).is_ok()
+            && sys::disconnect(self.socket()?.as_fd()).is_ok()
         {
             return Ok(());
         }
-        self.socket.set_linger(Some(Duration::ZERO))
+        self.socket()?.set_linger(Some(Duration::ZERO))
     }
 
     fn unix_local_addr(&self) -> io::Result<UnixAddr> {
-        unix::own(&self.socket.local_addr()?)
+        unix::own(&self.socket()?.local_addr()?)
     }
 
     fn unix_peer_addr(&self) -> io::Result<UnixAddr> {
-        unix::own(&self.socket.peer_addr()?)
+        unix::own(&self.socket()?.peer_addr()?)
     }
 
     fn peer_credentials(&self) -> io::Result<PeerCredentials> {
         if !self.unix {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        sys::peer_credentials(self.socket.as_fd())
+        sys::peer_credentials(self.socket()?.as_fd())
     }
 
     fn set_option(&self, option: StreamOption) -> io::Result<()> {
         if matches!(option, StreamOption::NoDelay(_) | StreamOption::KeepAlive(_)) {
             self.needs_tcp()?;
         }
-        set_option(&self.socket, option)
+        set_option(self.socket()?, option)
     }
 
     fn nodelay(&self) -> io::Result<bool> {
         self.needs_tcp()?;
-        self.socket.tcp_nodelay()
+        self.socket()?.tcp_nodelay()
     }
 
     fn keepalive(&self) -> io::Result<Option<KeepAlive>> {
         self.needs_tcp()?;
-        if !self.socket.keepalive()? {
+        if !self.socket()?.keepalive()? {
             return Ok(None);
         }
-        keepalive_times(&self.socket).map(Some)
+        keepalive_times(self.socket()?).map(Some)
     }
 
     fn recv_buffer_size(&self) -> io::Result<usize> {
-        self.socket.recv_buffer_size()
+        self.socket()?.recv_buffer_size()
     }
 
     fn send_buffer_size(&self) -> io::Result<usize> {
-        self.socket.send_buffer_size()
+        self.socket()?.send_buffer_size()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket.as_fd())
+        self.socket.as_ref().map(AsFd::as_fd)
     }
 }
 
