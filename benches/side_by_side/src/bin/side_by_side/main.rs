@@ -14,6 +14,7 @@ mod pairs;
 mod programs;
 mod report;
 mod server;
+mod timers;
 mod workloads;
 
 use std::path::PathBuf;

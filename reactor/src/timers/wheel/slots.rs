@@ -1,0 +1,273 @@
+//! The wheel itself: levels of slots, each a list of timers.
+//!
+//! The slot of a timer follows from its tick and the wheel's position alone: the level is that of
+//! the highest digit (of 6 bits) in which the two differ. So all of a lower level comes before all
+//! of a higher one; every occupied slot is ahead of the position; the position may jump to any
+//! tick before the nearest occupied slot without touching a node; and timers of one tick are at
+//! any time in one list, first in first out, however many levels they came down.
+
+use std::mem;
+
+use super::{Due, Known, LEVELS, NIL, RUN, SLOT_BITS, TICK_SHIFT, WAITING, Wheel};
+
+#[derive(Clone, Copy)]
+pub(super) struct List {
+    pub(super) first: u32,
+    last: u32,
+}
+
+const EMPTY: List = List { first: NIL, last: NIL };
+
+type Level = [List; 1 << SLOT_BITS];
+
+/// The slots, level by level, and the waiting list. A level is made with its first timer: a
+/// reactor without timers has none, and few have timers on more than two or three.
+pub(super) struct Lists {
+    levels: [Option<Box<Level>>; LEVELS],
+    /// A bit for every slot that is not empty.
+    occupied: [u64; LEVELS],
+    waiting: List,
+}
+
+impl Lists {
+    pub(super) const fn new() -> Self {
+        Self { levels: [const { None }; LEVELS], occupied: [0; LEVELS], waiting: EMPTY }
+    }
+
+    #[inline]
+    pub(super) fn first(&self, at: u32) -> u32 {
+        match self.levels.get((at >> SLOT_BITS) as usize) {
+            Some(Some(level)) => level[at as usize & 63].first,
+            Some(None) => NIL,
+            None => self.waiting.first,
+        }
+    }
+
+    #[inline]
+    fn get_mut(&mut self, at: u32) -> &mut List {
+        match self.levels.get_mut((at >> SLOT_BITS) as usize) {
+            Some(level) => &mut level.get_or_insert_with(new_level)[at as usize & 63],
+            None => &mut self.waiting,
+        }
+    }
+
+    #[inline]
+    fn set_occupied(&mut self, at: u32, occupied: bool) {
+        if let Some(bits) = self.occupied.get_mut((at >> SLOT_BITS) as usize) {
+            let bit = 1 << (at & 63);
+            *bits = if occupied { *bits | bit } else { *bits & !bit };
+        }
+    }
+
+    /// Empties a list; what was in it.
+    pub(super) fn take(&mut self, at: u32) -> List {
+        if self.first(at) == NIL {
+            return EMPTY;
+        }
+        self.set_occupied(at, false);
+        mem::replace(self.get_mut(at), EMPTY)
+    }
+}
+
+#[cold]
+fn new_level() -> Box<Level> {
+    Box::new([EMPTY; 1 << SLOT_BITS])
+}
+
+/// A slot, and the first of its ticks.
+#[derive(Clone, Copy)]
+pub(super) struct Nearest {
+    pub(super) level: usize,
+    pub(super) slot: u32,
+    pub(super) start: u64,
+}
+
+impl<T> Wheel<T> {
+    /// The slot of a tick; `None` if that is not later than the position.
+    #[inline]
+    pub(super) fn slot_of(&self, tick: u64) -> Option<u32> {
+        if tick <= self.position {
+            return None;
+        }
+        let level = (tick ^ self.position).ilog2() / SLOT_BITS;
+        let digit = (tick >> (level * SLOT_BITS)) as u32 & 63;
+        Some(level << SLOT_BITS | digit)
+    }
+
+    /// The first occupied slot.
+    pub(super) fn nearest(&self) -> Option<Nearest> {
+        let level = self.lists.occupied.iter().position(|&bits| bits != 0)?;
+        let digit = self.lists.occupied[level].trailing_zeros();
+        let shift = level as u32 * SLOT_BITS;
+        let above = shift + SLOT_BITS;
+        let start = (self.position >> above << above) | (u64::from(digit) << shift);
+        Some(Nearest { level, slot: (level as u32) << SLOT_BITS | digit, start })
+    }
+
+    /// Moves the position to `tick`, unless it is there: what lies before goes to the run.
+    pub(super) fn advance(&mut self, tick: u64) {
+        while let Some(nearest) = self.nearest() {
+            if nearest.start > tick {
+                break;
+            }
+            let last = nearest.start | ((1 << (nearest.level as u32 * SLOT_BITS)) - 1);
+            if last <= tick {
+                // All of it is due: there is no need to take it down the levels.
+                self.position = last;
+                self.drain_slot(nearest);
+            } else {
+                self.empty_slot(nearest);
+            }
+        }
+        self.position = self.position.max(tick);
+    }
+
+    /// Puts the position to the start of the nearest slot, and its timers to where they belong
+    /// then: to lower levels or, of the first tick, to the run.
+    pub(super) fn empty_slot(&mut self, nearest: Nearest) {
+        debug_assert!(nearest.start > self.position);
+        self.position = nearest.start;
+        if nearest.level == 0 {
+            return self.drain_slot(nearest);
+        }
+        let sorted = self.begin_run();
+        let mut index = self.lists.take(nearest.slot).first;
+        while let Some(node) = self.nodes.get(index as usize) {
+            let (deadline, next) = (node.deadline, node.next);
+            match self.slot_of(deadline >> TICK_SHIFT) {
+                Some(slot) => self.push_list(index, slot),
+                None => {
+                    let due = self.due(index);
+                    self.run.push(due);
+                }
+            }
+            index = next;
+        }
+        // Stable: lists are in the order of arrival.
+        self.run[sorted..].sort_by_key(|due| due.deadline);
+    }
+
+    /// Takes all of a slot into the run.
+    fn drain_slot(&mut self, Nearest { level, slot, .. }: Nearest) {
+        let sorted = self.begin_run();
+        let list = self.lists.take(slot);
+        // From both ends, so that two nodes are on their way from memory at a time.
+        let (mut front, mut back) = (list.first, list.last);
+        let mut rear = Vec::new();
+        while front != NIL {
+            let next = self.nodes[front as usize].next;
+            let due = self.due(front);
+            self.run.push(due);
+            if front == back {
+                break;
+            }
+            let prev = self.nodes[back as usize].prev;
+            let due = self.due(back);
+            rear.push(due);
+            if next == back {
+                break;
+            }
+            (front, back) = (next, prev);
+        }
+        self.run.extend(rear.drain(..).rev());
+        // Stable: lists are in the order of arrival.
+        sort(&mut self.run[sorted..], &mut rear, TICK_SHIFT + level as u32 * SLOT_BITS);
+    }
+
+    /// Where the next part of the run begins.
+    fn begin_run(&mut self) -> usize {
+        if self.known == Known::Bound {
+            self.forget_earliest();
+        }
+        self.stamp = self.stamp.wrapping_add(1);
+        self.run.len()
+    }
+
+    /// A node goes to the run: its entry.
+    #[inline]
+    fn due(&mut self, index: u32) -> Due {
+        let stamp = self.stamp;
+        let node = &mut self.nodes[index as usize];
+        (node.place, node.next) = (RUN, stamp);
+        Due { deadline: node.deadline, index, stamp }
+    }
+
+    /// Appends a loose node to a list.
+    #[inline]
+    pub(super) fn push_list(&mut self, index: u32, at: u32) {
+        let prev = self.append(index, at);
+        let node = &mut self.nodes[index as usize];
+        (node.prev, node.next, node.place) = (prev, NIL, at);
+    }
+
+    /// Makes `index` the last of a list, and gives the one before.
+    #[inline]
+    pub(super) fn append(&mut self, index: u32, at: u32) -> u32 {
+        debug_assert!(at <= WAITING);
+        let list = self.lists.get_mut(at);
+        let prev = mem::replace(&mut list.last, index);
+        if let Some(prev) = self.nodes.get_mut(prev as usize) {
+            prev.next = index;
+        } else {
+            list.first = index;
+            self.lists.set_occupied(at, true);
+        }
+        prev
+    }
+
+    /// Takes a node out of its list; its own links are left as they are.
+    #[inline]
+    pub(super) fn leave_list(&mut self, index: u32) {
+        let node = &self.nodes[index as usize];
+        let (prev, next, at) = (node.prev, node.next, node.place);
+        if let Some(node) = self.nodes.get_mut(next as usize) {
+            node.prev = prev;
+        } else {
+            self.lists.get_mut(at).last = prev;
+        }
+        if let Some(node) = self.nodes.get_mut(prev as usize) {
+            node.next = next;
+        } else {
+            self.lists.get_mut(at).first = next;
+            if next == NIL {
+                self.lists.set_occupied(at, false);
+            }
+        }
+    }
+}
+
+/// A crowd is split before it is sorted, where the standard library would get memory, too.
+const CROWD: usize = 256;
+const MOST_BUCKETS: u32 = 12;
+
+/// Sorts by deadline, keeping the order of equals; the deadlines differ in the lower `bits` alone.
+fn sort(entries: &mut [Due], spare: &mut Vec<Due>, bits: u32) {
+    if entries.len() <= CROWD {
+        entries.sort_by_key(|due| due.deadline);
+        return;
+    }
+    // Into buckets of a few, unless they lie close together: moved once, not log n times.
+    let split = entries.len().ilog2().min(MOST_BUCKETS);
+    let shift = bits - split;
+    let bucket = |due: &Due| (due.deadline >> shift) as usize & ((1 << split) - 1);
+    let mut ends = vec![0; 1 << split];
+    entries.iter().for_each(|due| ends[bucket(due)] += 1);
+    let mut sum = 0;
+    for end in &mut ends {
+        sum += mem::replace(end, sum);
+    }
+    spare.clear();
+    spare.extend_from_slice(entries);
+    for due in &*spare {
+        let end: &mut usize = &mut ends[bucket(due)];
+        entries[*end] = *due;
+        *end += 1;
+    }
+    let mut start = 0;
+    for end in ends {
+        if end - start > 1 {
+            entries[start..end].sort_by_key(|due| due.deadline);
+        }
+        start = end;
+    }
+}
