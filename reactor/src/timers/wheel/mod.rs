@@ -86,6 +86,8 @@ pub(crate) struct Wheel<T> {
     /// Sorted; the part before `run_start` is done with.
     run: Vec<Due>,
     run_start: usize,
+    /// What a few timers need on their way to the run; empty in between.
+    spare: Vec<Due>,
     /// Counts the slots that were emptied into the run.
     stamp: u32,
     /// The heap.
@@ -109,6 +111,7 @@ impl<T> Wheel<T> {
             position: 0,
             run: Vec::new(),
             run_start: 0,
+            spare: Vec::new(),
             stamp: 0,
             late: Vec::new(),
             arrivals: 0,
@@ -158,8 +161,9 @@ impl<T> Wheel<T> {
     /// Cancels, and gives back the value. `None` when the timer has fired or was cancelled.
     #[inline]
     pub(crate) fn remove(&mut self, id: TimerId) -> Option<T> {
-        let deadline = self.deadline(id)?;
-        self.detach(id.index);
+        let node = self.nodes.get(id.index as usize).filter(|it| it.generation == id.generation)?;
+        let deadline = node.deadline;
+        self.detach(id.index, node.place, node.prev, node.next);
         self.note_gone(deadline);
         self.release(id.index)
     }
@@ -168,10 +172,12 @@ impl<T> Wheel<T> {
     /// the id stays. False when the timer has fired or was cancelled.
     #[inline]
     pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> bool {
-        let Some(old) = self.deadline(id) else {
+        let Some(node) = self.nodes.get(id.index as usize) else { return false };
+        if node.generation != id.generation {
             return false;
-        };
-        self.detach(id.index);
+        }
+        let old = node.deadline;
+        self.detach(id.index, node.place, node.prev, node.next);
         self.nodes[id.index as usize].deadline = deadline;
         self.place(id.index, self.slot_of(deadline >> TICK_SHIFT));
         self.note_gone(old);
@@ -303,9 +309,9 @@ impl<T> Wheel<T> {
 
     /// Takes a node from where it hangs; what it says of that is left as it is.
     #[inline]
-    fn detach(&mut self, index: u32) {
-        match self.nodes[index as usize].place {
-            ..=WAITING => self.leave_list(index),
+    fn detach(&mut self, index: u32, place: u32, prev: u32, next: u32) {
+        match place {
+            ..=WAITING => self.leave_list(place, prev, next),
             HEAP => self.remove_heap(index),
             // The entry is stale when the node is freed, or hangs elsewhere.
             _ => {}

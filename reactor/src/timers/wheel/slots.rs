@@ -153,7 +153,7 @@ impl<T> Wheel<T> {
         let list = self.lists.take(slot);
         // From both ends, so that two nodes are on their way from memory at a time.
         let (mut front, mut back) = (list.first, list.last);
-        let mut rear = Vec::new();
+        let mut rear = mem::take(&mut self.spare);
         while front != NIL {
             let next = self.nodes[front as usize].next;
             let due = self.due(front);
@@ -172,6 +172,10 @@ impl<T> Wheel<T> {
         self.run.extend(rear.drain(..).rev());
         // Stable: lists are in the order of arrival.
         sort(&mut self.run[sorted..], &mut rear, TICK_SHIFT + level as u32 * SLOT_BITS);
+        rear.clear();
+        if rear.capacity() <= CROWD {
+            self.spare = rear;
+        }
     }
 
     /// Where the next part of the run begins.
@@ -215,23 +219,27 @@ impl<T> Wheel<T> {
         prev
     }
 
-    /// Takes a node out of its list; its own links are left as they are.
+    /// Joins the neighbours of a node that leaves its list.
     #[inline]
-    pub(super) fn leave_list(&mut self, index: u32) {
-        let node = &self.nodes[index as usize];
-        let (prev, next, at) = (node.prev, node.next, node.place);
-        if let Some(node) = self.nodes.get_mut(next as usize) {
-            node.prev = prev;
-        } else {
-            self.lists.get_mut(at).last = prev;
+    pub(super) fn leave_list(&mut self, at: u32, prev: u32, next: u32) {
+        let before = self.nodes.get_mut(prev as usize).map(|node| node.next = next);
+        let after = self.nodes.get_mut(next as usize).map(|node| node.prev = prev);
+        if before.is_none() || after.is_none() {
+            self.leave_end(at, prev, next);
         }
-        if let Some(node) = self.nodes.get_mut(prev as usize) {
-            node.next = next;
-        } else {
-            self.lists.get_mut(at).first = next;
-            if next == NIL {
-                self.lists.set_occupied(at, false);
-            }
+    }
+
+    /// For the first or the last of a list.
+    fn leave_end(&mut self, at: u32, prev: u32, next: u32) {
+        let list = self.lists.get_mut(at);
+        if prev == NIL {
+            list.first = next;
+        }
+        if next == NIL {
+            list.last = prev;
+        }
+        if list.first == NIL {
+            self.lists.set_occupied(at, false);
         }
     }
 }
@@ -241,6 +249,7 @@ const CROWD: usize = 256;
 const MOST_BUCKETS: u32 = 12;
 
 /// Sorts by deadline, keeping the order of equals; the deadlines differ in the lower `bits` alone.
+/// `spare` is empty.
 fn sort(entries: &mut [Due], spare: &mut Vec<Due>, bits: u32) {
     if entries.len() <= CROWD {
         entries.sort_by_key(|due| due.deadline);
@@ -256,7 +265,6 @@ fn sort(entries: &mut [Due], spare: &mut Vec<Due>, bits: u32) {
     for end in &mut ends {
         sum += mem::replace(end, sum);
     }
-    spare.clear();
     spare.extend_from_slice(entries);
     for due in &*spare {
         let end: &mut usize = &mut ends[bucket(due)];

@@ -324,7 +324,7 @@ fn a_crowd_that_is_due_at_once_is_sorted() {
         let mut expected = Vec::new();
         for i in 0..20_000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let deadline = SECOND + (state >> 20) % spread / unit * unit;
+            let deadline = SECOND + (state >> 16) % spread / unit * unit;
             let id = wheel.insert(deadline, i);
             if i % 7 == 0 {
                 assert_eq!(wheel.remove(id), Some(i));

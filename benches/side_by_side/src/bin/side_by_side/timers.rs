@@ -54,9 +54,9 @@ pub(crate) fn measure(
     let values = |which: usize, name: &str| -> Option<Vec<f64>> {
         readings[which].iter().map(|costs: &Costs| costs.get(name).copied()).collect()
     };
-    let compared = OPERATIONS.iter().filter_map(|(name, figure)| {
-        compare_values(*figure, &values(0, name)?, &values(1, name)?)
-    });
+    let compared = OPERATIONS
+        .iter()
+        .filter_map(|(name, figure)| compare_values(*figure, &values(0, name)?, &values(1, name)?));
     let figures = compared.collect();
     let (workload, peer) = (workload.name.to_owned(), peer.to_owned());
     Ok(Some(Pair { workload, peer, rounds, secs: setting.secs, disturbed, figures }))
