@@ -31,9 +31,21 @@ enum Status {
     Closed,
 }
 
+impl Status {
+    /// Why nothing is to come; of a timer that waits, because its reactor is gone.
+    #[cold]
+    fn over(self) -> TimerError {
+        match self {
+            Self::Called => TimerError::AlreadyCalled,
+            Self::Cancelled => TimerError::AlreadyCancelled,
+            Self::Pending | Self::Closed => TimerError::Closed,
+        }
+    }
+}
+
 /// What a timer does when it is due. Deadlines are nanoseconds since the reactor was made.
 pub(crate) trait TimerCall {
-    /// Calls the closure. A repeating timer is put back by `again`.
+    /// Calls the closure, and uses it up unless `again` says when to call it next.
     fn call(&self, handle: &Handle, now: u64) -> anyhow::Result<()>;
     /// When to call next, asked after a call that went well; `None` if that was the last.
     fn again(&self, now: u64) -> Option<u64>;
@@ -136,7 +148,10 @@ impl Timer {
             self.leave(inner);
             self.status.set(Status::Called);
         }
-        if !repeats || self.status.get() != Status::Pending {
+        if !repeats {
+            return;
+        }
+        if self.status.get() != Status::Pending {
             // The drop of what was captured is user code, too.
             let dropped = crate::callback::guarded(|| {
                 self.call.discard();
@@ -300,7 +315,8 @@ impl DelayedCall {
         }
     }
 
-    #[inline]
+    /// Inlined: this is what pushing back an idle timeout costs, once a message.
+    #[inline(always)]
     fn move_to(&self, inner: &Rc<Inner>, deadline: u64) {
         match self.timer.id.get() {
             Some(id) => {
@@ -314,12 +330,9 @@ impl DelayedCall {
     /// The reactor, if the call is still to come.
     #[inline]
     fn pending(&self) -> Result<Rc<Inner>, TimerError> {
-        match self.timer.status.get() {
-            Status::Pending => reach(&self.inner).ok_or(TimerError::Closed),
-            Status::Called => Err(TimerError::AlreadyCalled),
-            Status::Cancelled => Err(TimerError::AlreadyCancelled),
-            Status::Closed => Err(TimerError::Closed),
-        }
+        let status = self.timer.status.get();
+        let inner = if status == Status::Pending { reach(&self.inner) } else { None };
+        inner.ok_or_else(|| status.over())
     }
 }
 

@@ -170,7 +170,7 @@ impl<T> Wheel<T> {
 
     /// Moves to another deadline, and behind those already there: as if removed and inserted, but
     /// the id stays. False when the timer has fired or was cancelled.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> bool {
         let Some(node) = self.nodes.get(id.index as usize) else { return false };
         if node.generation != id.generation {

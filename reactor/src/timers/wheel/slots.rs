@@ -251,6 +251,10 @@ const MOST_BUCKETS: u32 = 12;
 /// Sorts by deadline, keeping the order of equals; the deadlines differ in the lower `bits` alone.
 /// `spare` is empty.
 fn sort(entries: &mut [Due], spare: &mut Vec<Due>, bits: u32) {
+    // As it is where all timers are set for the same time ahead.
+    if entries.is_sorted_by_key(|due| due.deadline) {
+        return;
+    }
     if entries.len() <= CROWD {
         entries.sort_by_key(|due| due.deadline);
         return;

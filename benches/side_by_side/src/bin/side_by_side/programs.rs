@@ -36,8 +36,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds everything.
-    pub(crate) fn build(server: Option<String>) -> anyhow::Result<Self> {
+    /// Builds everything; Strand's server only if it is to serve.
+    pub(crate) fn build(server: Option<String>, serves: bool) -> anyhow::Result<Self> {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let repository = package.join("../..").canonicalize()?;
         let executable = std::env::current_exe()?;
@@ -47,6 +47,7 @@ impl Programs {
         cargo(package, &["build", "--release", "--locked", "--bins"], target)?;
         let server = match server {
             Some(command) => command,
+            None if !serves => String::new(),
             None => {
                 let target = match std::env::var_os("CARGO_TARGET_DIR") {
                     Some(target) => target.into(),
