@@ -247,6 +247,8 @@ impl<T> Wheel<T> {
 /// A crowd is split before it is sorted, where the standard library would get memory, too.
 const CROWD: usize = 256;
 const MOST_BUCKETS: u32 = 12;
+/// As few are sorted by insertion.
+const SMALL_BUCKET: usize = 16;
 
 /// Sorts by deadline, keeping the order of equals; the deadlines differ in the lower `bits` alone.
 /// `spare` is empty.
@@ -277,9 +279,19 @@ fn sort(entries: &mut [Due], spare: &mut Vec<Due>, bits: u32) {
     }
     let mut start = 0;
     for end in ends {
-        if end - start > 1 {
+        if end - start > SMALL_BUCKET {
             entries[start..end].sort_by_key(|due| due.deadline);
         }
         start = end;
+    }
+    // What is left to do is near: an entry moves no further than within its bucket.
+    for at in 1..entries.len() {
+        let due = entries[at];
+        let mut hole = at;
+        while hole > 0 && entries[hole - 1].deadline > due.deadline {
+            entries[hole] = entries[hole - 1];
+            hole -= 1;
+        }
+        entries[hole] = due;
     }
 }

@@ -13,7 +13,8 @@ use crate::server::Setting;
 use crate::workloads::{Figure, Workload};
 
 /// The figures, by the names that the programs give them.
-const OPERATIONS: [(&str, Figure); 5] = [
+const OPERATIONS: [(&str, Figure); 6] = [
+    ("first", Figure::First),
     ("schedule", Figure::Schedule),
     ("cancel", Figure::Cancel),
     ("fire", Figure::Fire),

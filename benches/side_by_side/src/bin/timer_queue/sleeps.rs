@@ -32,6 +32,11 @@ async fn sleeps(count: usize) -> anyhow::Result<Costs> {
     let (spent, mut sleeps) = cost(count, || -> Vec<Option<Pin<Box<Sleep>>>> {
         (0..count).map(|_| Some(registered(deadline(&mut random)))).collect()
     });
+    costs.insert("first", spent);
+    while sleeps.pop().is_some() {}
+    let (spent, ()) = cost(count, || {
+        sleeps.extend((0..count).map(|_| Some(registered(deadline(&mut random)))));
+    });
     costs.insert("schedule", spent);
     let (spent, ()) = cost(CHURN, || {
         for _ in 0..CHURN {
