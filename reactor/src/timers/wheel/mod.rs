@@ -3,9 +3,9 @@
 //! Time is nanoseconds since the reactor's start, cut into ticks of 2^20 ns. What lies in a later
 //! tick than the wheel's position hangs in a slot of the wheel, in the order of arrival:
 //! scheduling, cancelling and moving it cost a few writes. When the position reaches a tick, its
-//! timers are sorted once, to the nanosecond, into the run. What is scheduled for a tick that the
-//! position has reached already is late for that, and goes to a heap; the next to fire is the
-//! earlier of run and heap.
+//! timers are sorted once, to the nanosecond, into the run. What is scheduled for a tick that has
+//! come already is late for that, and goes to a heap; the next to fire is the earlier of run and
+//! heap.
 //!
 //! With many timers every operation costs what its cache misses cost, so a node is small, and all
 //! of a timer lies in it.
@@ -81,8 +81,11 @@ pub(crate) struct Wheel<T> {
     free: u32,
     len: usize,
     lists: Lists,
-    /// The wheel's position, a tick. May be ahead of the clock, at a tick that has timers.
+    /// The wheel's position, a tick.
     position: u64,
+    /// The tick that time has come to, or ahead of it the position. A slot that has come stays as
+    /// it is until the run is empty: with one at a time in hand, the caches hold it.
+    horizon: u64,
     /// Sorted; the part before `run_start` is done with.
     run: Vec<Due>,
     run_start: usize,
@@ -109,6 +112,7 @@ impl<T> Wheel<T> {
             len: 0,
             lists: Lists::new(),
             position: 0,
+            horizon: 0,
             run: Vec::new(),
             run_start: 0,
             spare: Vec::new(),
@@ -229,7 +233,7 @@ impl<T> Wheel<T> {
             self.run.drain(..self.run_start);
             self.run_start = 0;
         }
-        self.advance(now >> TICK_SHIFT);
+        self.horizon = self.horizon.max(now >> TICK_SHIFT);
     }
 
     /// Takes the next timer of the turn, by deadline and among equals by the order of insertion
@@ -322,16 +326,20 @@ impl<T> Wheel<T> {
 
     #[inline]
     fn first_of_run(&mut self) -> Option<Due> {
-        while let Some(&due) = self.run.get(self.run_start) {
-            let node = &self.nodes[due.index as usize];
-            if node.place == RUN && node.next == due.stamp {
-                return Some(due);
+        loop {
+            while let Some(&due) = self.run.get(self.run_start) {
+                let node = &self.nodes[due.index as usize];
+                if node.place == RUN && node.next == due.stamp {
+                    return Some(due);
+                }
+                self.run_start += 1;
             }
-            self.run_start += 1;
+            self.run.clear();
+            self.run_start = 0;
+            if !self.refill() {
+                return None;
+            }
         }
-        self.run.clear();
-        self.run_start = 0;
-        None
     }
 
     // ---- the earliest

@@ -83,15 +83,19 @@ pub(super) struct Nearest {
 }
 
 impl<T> Wheel<T> {
-    /// The slot of a tick; `None` if that is not later than the position.
+    /// The slot of a timer that is scheduled now; `None` if it is late.
     #[inline]
     pub(super) fn slot_of(&self, tick: u64) -> Option<u32> {
-        if tick <= self.position {
-            return None;
-        }
+        if tick > self.horizon { Some(self.slot_ahead(tick)) } else { None }
+    }
+
+    /// The slot of a tick later than the position.
+    #[inline]
+    fn slot_ahead(&self, tick: u64) -> u32 {
+        debug_assert!(tick > self.position);
         let level = (tick ^ self.position).ilog2() / SLOT_BITS;
         let digit = (tick >> (level * SLOT_BITS)) as u32 & 63;
-        Some(level << SLOT_BITS | digit)
+        level << SLOT_BITS | digit
     }
 
     /// The first occupied slot.
@@ -104,22 +108,23 @@ impl<T> Wheel<T> {
         Some(Nearest { level, slot: (level as u32) << SLOT_BITS | digit, start })
     }
 
-    /// Moves the position to `tick`, unless it is there: what lies before goes to the run.
-    pub(super) fn advance(&mut self, tick: u64) {
-        while let Some(nearest) = self.nearest() {
-            if nearest.start > tick {
-                break;
-            }
-            let last = nearest.start | ((1 << (nearest.level as u32 * SLOT_BITS)) - 1);
-            if last <= tick {
-                // All of it is due: there is no need to take it down the levels.
-                self.position = last;
-                self.drain_slot(nearest);
-            } else {
-                self.empty_slot(nearest);
-            }
+    /// Fills the run, which is empty, from the nearest slot if its time has come; false if none's
+    /// has.
+    #[cold]
+    pub(super) fn refill(&mut self) -> bool {
+        let Some(nearest) = self.nearest().filter(|nearest| nearest.start <= self.horizon) else {
+            self.position = self.position.max(self.horizon);
+            return false;
+        };
+        let last = nearest.start | ((1 << (nearest.level as u32 * SLOT_BITS)) - 1);
+        if last <= self.horizon {
+            // All of it is due: there is no need to take it down the levels.
+            self.position = last;
+            self.drain_slot(nearest);
+        } else {
+            self.empty_slot(nearest);
         }
-        self.position = self.position.max(tick);
+        true
     }
 
     /// Puts the position to the start of the nearest slot, and its timers to where they belong
@@ -127,6 +132,7 @@ impl<T> Wheel<T> {
     pub(super) fn empty_slot(&mut self, nearest: Nearest) {
         debug_assert!(nearest.start > self.position);
         self.position = nearest.start;
+        self.horizon = self.horizon.max(nearest.start);
         if nearest.level == 0 {
             return self.drain_slot(nearest);
         }
@@ -134,12 +140,12 @@ impl<T> Wheel<T> {
         let mut index = self.lists.take(nearest.slot).first;
         while let Some(node) = self.nodes.get(index as usize) {
             let (deadline, next) = (node.deadline, node.next);
-            match self.slot_of(deadline >> TICK_SHIFT) {
-                Some(slot) => self.push_list(index, slot),
-                None => {
-                    let due = self.due(index);
-                    self.run.push(due);
-                }
+            let tick = deadline >> TICK_SHIFT;
+            if tick > self.position {
+                self.push_list(index, self.slot_ahead(tick));
+            } else {
+                let due = self.due(index);
+                self.run.push(due);
             }
             index = next;
         }
