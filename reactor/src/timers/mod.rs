@@ -1,6 +1,9 @@
 //! Timers: one-shot and repeating calls on the monotonic clock.
 
 mod wheel;
+// Not in `wheel`, whose source the benches beside other queues use, too.
+#[cfg(test)]
+mod wheel_tests;
 
 use std::cell::Cell;
 use std::fmt;

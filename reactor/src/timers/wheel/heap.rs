@@ -5,7 +5,7 @@ use super::{HEAP, NIL, Node, WAITING, Wheel};
 
 /// Entry of the heap. Few timers are ever late, so it holds what the node lacks.
 #[derive(Clone, Copy)]
-pub(super) struct Late {
+pub(in super::super) struct Late {
     /// Order of arrival.
     order: u64,
     index: u32,

@@ -17,7 +17,7 @@ use heap::Late;
 use slots::Lists;
 
 /// log2 of the nanoseconds in a tick: about a millisecond.
-const TICK_SHIFT: u32 = 20;
+pub(super) const TICK_SHIFT: u32 = 20;
 /// Ticks have 44 bits: with eight levels of 6 no deadline is too far for the wheel.
 const LEVELS: usize = 8;
 const SLOT_BITS: u32 = 6;
@@ -40,18 +40,18 @@ const FREE: u32 = WAITING + 3;
 /// Names one scheduled timer, also after it is gone: no other timer ever has the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TimerId {
-    index: u32,
-    generation: u32,
+    pub(super) index: u32,
+    pub(super) generation: u32,
 }
 
-struct Node<T> {
+pub(super) struct Node<T> {
     deadline: u64,
     /// In a list: the one before, or NIL. In the heap: where.
     prev: u32,
     /// In a list, also the free list: the one after, or NIL. In the run: the stamp of its entry.
     next: u32,
     /// Raised when the timer goes. A node that reaches the maximum is retired.
-    generation: u32,
+    pub(super) generation: u32,
     place: u32,
     /// `None` in a free node.
     value: Option<T>,
@@ -59,7 +59,7 @@ struct Node<T> {
 
 /// Entry of the run. Stale when its node is no longer in the run, or with another stamp.
 #[derive(Clone, Copy)]
-struct Due {
+pub(super) struct Due {
     deadline: u64,
     index: u32,
     stamp: u32,
@@ -77,7 +77,7 @@ enum Known {
 /// Timers by deadline, first in first out among equals. No value is dropped in here, except with
 /// the whole wheel: a value is user code's, and its drop may come back to the reactor.
 pub(crate) struct Wheel<T> {
-    nodes: Vec<Node<T>>,
+    pub(super) nodes: Vec<Node<T>>,
     free: u32,
     len: usize,
     lists: Lists,
@@ -87,14 +87,14 @@ pub(crate) struct Wheel<T> {
     /// it is until the run is empty: with one at a time in hand, the caches hold it.
     horizon: u64,
     /// Sorted; the part before `run_start` is done with.
-    run: Vec<Due>,
+    pub(super) run: Vec<Due>,
     run_start: usize,
     /// What a few timers need on their way to the run; empty in between.
     spare: Vec<Due>,
     /// Counts the slots that were emptied into the run.
     stamp: u32,
     /// The heap.
-    late: Vec<Late>,
+    pub(super) late: Vec<Late>,
     /// Counts what came to the heap.
     arrivals: u64,
     /// The clock of the turn, while one is under way.
@@ -404,6 +404,3 @@ impl<T> Wheel<T> {
         (index == NIL).then_some(at)
     }
 }
-
-#[cfg(test)]
-mod tests;

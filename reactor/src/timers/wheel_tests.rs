@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::{TICK_SHIFT, TimerId, Wheel};
+use super::wheel::{TICK_SHIFT, TimerId, Wheel};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
