@@ -177,7 +177,7 @@ sleeping core takes to wake. Compare ratios, never absolute figures of two machi
 with them is measured by `cargo bench --bench timers`. `hand-made` is a wheel of 5 levels of 64 \
 slots, with ticks of a millisecond, in which what is due comes in no order; `tokio` is its `Sleep` \
 in a box; `libuv` is `uv_timer_t`, whose memory is the program's. Where memory is new, most of the \
-time is the system's, which brings the pages. A queue beside itself comes out within about 5 %.
+time is the system's, which brings the pages.
 ";
 
 /// What a chart shows: this figure of these workloads.
