@@ -34,6 +34,17 @@ impl Budget {
         self.datagrams -= 1;
     }
 
+    /// How far it goes in a message of which `rest` bytes are left: how many bytes of whole
+    /// datagrams, each of `segment` bytes of which `len` are delivered.
+    #[inline]
+    fn reach(&self, rest: usize, len: usize, segment: usize) -> usize {
+        if rest < self.bytes && rest <= self.datagrams.saturating_mul(segment) {
+            // All of it, without a division.
+            return rest;
+        }
+        self.bytes.div_ceil(len.max(1)).min(self.datagrams).saturating_mul(segment)
+    }
+
     #[inline]
     fn is_spent(&self) -> bool {
         self.bytes == 0 || self.datagrams == 0
@@ -167,6 +178,9 @@ impl Delivery<'_> {
             while place.message < batch.messages.len() {
                 let outcome =
                     guarded(|| place.deliver(protocol, self.transport, batch, budget, self.inner));
+                if let Some(message) = batch.messages.get(place.message) {
+                    place.charge(message, budget);
+                }
                 match outcome {
                     Ok(()) => break,
                     Err(failure) => self.inner.report(Some(self.key), "datagram_received", failure),
@@ -254,6 +268,8 @@ struct Place {
     message: usize,
     /// Start of the next datagram in the message.
     offset: usize,
+    /// How far in the message the budget is charged.
+    charged: usize,
     info: DatagramInfo,
     /// The message that `info` tells of.
     info_of: Option<usize>,
@@ -271,6 +287,7 @@ impl Place {
         Self {
             message: 0,
             offset: 0,
+            charged: 0,
             info: DatagramInfo {
                 source: super::UNSPECIFIED,
                 meta: crate::net::Meta::default(),
@@ -312,6 +329,7 @@ impl Place {
         if is_last {
             self.message += 1;
             self.offset = 0;
+            self.charged = 0;
         }
         let delivered = len.min(self.max_datagram_size);
         let truncated = delivered < len || (is_last && message.truncated);
@@ -330,24 +348,72 @@ impl Place {
     ) -> anyhow::Result<()> {
         while let Some(message) = batch.messages.get(self.message) {
             let slot = &batch.data[self.message * SLOT_LEN..][..message.len];
-            let number = self.message;
             self.read_info(message);
-            while self.message == number {
-                let (start, len, truncated) = self.step(message);
-                let datagram = Datagram {
-                    payload: &slot[start..start + len],
-                    info: &self.info,
-                    kernel_drops: std::mem::take(&mut self.drops),
-                    truncated,
-                };
-                budget.spend(len);
-                protocol.datagram_received(transport, datagram)?;
+            if message.segment < message.len {
+                self.deliver_whole(protocol, transport, message, slot, budget, inner)?;
+                self.charge(message, budget);
                 if inner.is_interrupted() || budget.is_spent() {
                     return Ok(());
                 }
             }
+            let (start, len, truncated) = self.step(message);
+            budget.spend(len);
+            let datagram = self.datagram(&slot[start..start + len], truncated);
+            protocol.datagram_received(transport, datagram)?;
+            if inner.is_interrupted() || budget.is_spent() {
+                return Ok(());
+            }
         }
         Ok(())
+    }
+
+    /// Delivers all datagrams of a message but the last, as far as the budget goes, which is
+    /// charged for them afterwards: what is the same for all of them is not done for each.
+    #[inline]
+    fn deliver_whole(
+        &mut self,
+        protocol: &mut dyn DatagramProtocol,
+        transport: &DatagramTransport,
+        message: &Message,
+        slot: &[u8],
+        budget: &Budget,
+        inner: &Inner,
+    ) -> anyhow::Result<()> {
+        let segment = message.segment;
+        let len = segment.min(self.max_datagram_size);
+        let truncated = len < segment;
+        let mut start = self.offset;
+        let last = message.len.saturating_sub(segment);
+        let end = last.min(start.saturating_add(budget.reach(message.len - start, len, segment)));
+        while start < end {
+            let payload = &slot[start..start + len];
+            start += segment;
+            self.offset = start;
+            self.truncated += u64::from(truncated);
+            let datagram = self.datagram(payload, truncated);
+            protocol.datagram_received(transport, datagram)?;
+            if inner.is_interrupted() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges the budget for what `deliver_whole` has delivered of the message.
+    fn charge(&mut self, message: &Message, budget: &mut Budget) {
+        if self.charged < self.offset {
+            let datagrams = (self.offset - self.charged) / message.segment;
+            let bytes = datagrams * message.segment.min(self.max_datagram_size);
+            budget.bytes = budget.bytes.saturating_sub(bytes);
+            budget.datagrams -= datagrams;
+            self.charged = self.offset;
+        }
+    }
+
+    #[inline]
+    fn datagram<'a>(&'a mut self, payload: &'a [u8], truncated: bool) -> Datagram<'a> {
+        let kernel_drops = std::mem::take(&mut self.drops);
+        Datagram { payload, info: &self.info, kernel_drops, truncated }
     }
 
     /// Copies what was not delivered to the port: the buffers are needed for others.

@@ -122,28 +122,29 @@ impl Transfer for Batched {
             headers.receive(at.fd(), &mut Rc::make_mut(data)[..], SLOT_LEN, slots, control)?;
         for index in 0..got {
             let len = headers.len(index);
-            let mut message = Message {
+            messages.push(Message {
                 len,
                 segment: len.max(1),
                 truncated: headers.truncated(index),
                 source: headers.source(index).unwrap_or_else(|| nobody(at.family)),
                 meta: Meta::default(),
-            };
-            if control {
+            });
+        }
+        if control {
+            for (index, message) in messages.iter_mut().enumerate() {
                 for received in sys::decode(headers.control(index)) {
-                    note(&mut message, granted, received);
+                    note(message, granted, received);
                 }
-                if at.family == Family::Dual {
+                if at.family == Family::Dual && !granted.is_empty() {
                     let mapped = |ip| match ip {
                         IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
                         IpAddr::V6(_) => ip,
                     };
-                    message.meta.destination = message.meta.destination.map(mapped);
-                    message.meta.specific_destination =
-                        message.meta.specific_destination.map(mapped);
+                    let meta = &mut message.meta;
+                    meta.destination = meta.destination.map(mapped);
+                    meta.specific_destination = meta.specific_destination.map(mapped);
                 }
             }
-            messages.push(message);
         }
         if let Coalescing::Idle(ahead) = self.coalescing.get() {
             self.watch_for_bursts(at, ahead, got == slots, messages);
@@ -154,23 +155,27 @@ impl Transfer for Batched {
     fn send(&self, at: &Endpoint, batch: &SendBatch<'_>) -> io::Result<usize> {
         let mut headers = self.headers.borrow_mut();
         let mut sent = 0;
+        let mut rest = Rest { queue: batch.queue, done: 0 };
         // Datagrams in each message.
-        let mut runs = [0_u16; sys::BATCH];
-        while sent < batch.queue.len() {
-            let outbound = match self.plan(at, batch, sent, headers.fill(), &mut runs) {
+        let mut counts = [0_u16; sys::BATCH];
+        while !rest.queue.is_empty() {
+            let outbound = match self.plan(at, batch, rest, headers.fill(), &mut counts) {
                 Ok(outbound) => outbound,
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => return Ok(sent),
             };
             let outcome = match outbound.send(at.fd()) {
-                Ok(messages) => Ok(runs[..messages].iter().map(|run| usize::from(*run)).sum()),
-                Err(error) if runs[0] > 1 => {
-                    self.after_refused_run(at, batch, sent, error, &mut headers)
+                Ok(messages) => Ok(counts[..messages].iter().map(|it| usize::from(*it)).sum()),
+                Err(error) if counts[0] > 1 => {
+                    self.after_refused_run(at, batch, rest, error, &mut headers)
                 }
                 Err(error) => Err(error),
             };
             match outcome {
-                Ok(more) => sent += more,
+                Ok(more) => {
+                    sent += more;
+                    rest.skip(more);
+                }
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => return Ok(sent),
             }
@@ -297,18 +302,18 @@ impl Batched {
         self.coalescing.set(if outcome.is_ok() { Coalescing::On } else { Coalescing::Never });
     }
 
-    /// Learns from the refusal of a run that begins at `from`, and returns how many of its datagrams
-    /// were sent in finding out. The plan made next sends the others singly, or the error is one that
+    /// Learns from the refusal of a message of several datagrams, the first of `rest`, and returns
+    /// how many of them were sent in finding out. The plan made next sends the others singly, or the error is one that
     /// the first datagram meets alone, too.
     fn after_refused_run(
         &self,
         at: &Endpoint,
         batch: &SendBatch<'_>,
-        from: usize,
+        rest: Rest<'_>,
         error: io::Error,
         headers: &mut SendHeaders,
     ) -> io::Result<usize> {
-        let segment = batch.queue[from].len;
+        let segment = rest.queue[0].len;
         match error.raw_os_error() {
             // The device cannot checksum segments.
             Some(libc::EIO) => self.segment_bound.set(0),
@@ -317,9 +322,11 @@ impl Batched {
             // The same on older kernels, or something that is wrong without segments, too.
             Some(libc::EINVAL) => {
                 let bound = self.segment_bound.replace(0);
-                let alone = SendBatch { queue: &batch.queue[from..=from], ..*batch };
+                let mut run = rest.queue[0];
+                run.take_first(rest.done);
+                let alone = Rest { queue: &[run.take_first(1)], done: 0 };
                 let outcome = self
-                    .plan(at, &alone, 0, headers.fill(), &mut [0; sys::BATCH])
+                    .plan(at, batch, alone, headers.fill(), &mut [0; sys::BATCH])
                     .and_then(|outbound| outbound.send(at.fd()));
                 self.segment_bound.set(if outcome.is_ok() { segment } else { bound });
                 return outcome;
@@ -329,19 +336,18 @@ impl Batched {
         Ok(0)
     }
 
-    /// Makes messages of the datagrams from `from` on, and notes in `runs` how many are in each. An
+    /// Makes messages of the datagrams of `rest`, and notes in `counts` how many are in each. An
     /// error belongs to the first; it ends the plan if it is another's.
     fn plan<'h, 'p>(
         &self,
         at: &Endpoint,
         batch: &SendBatch<'p>,
-        from: usize,
+        mut rest: Rest<'_>,
         mut outbound: Outbound<'h, 'p>,
-        runs: &mut [u16; sys::BATCH],
+        counts: &mut [u16; sys::BATCH],
     ) -> io::Result<Outbound<'h, 'p>> {
         let bound = if batch.merge { self.segment_bound.get() } else { 0 };
-        let mut rest = &batch.queue[from..];
-        while let Some(first) = rest.first()
+        while let Some(first) = rest.queue.first()
             && outbound.len() < sys::BATCH
         {
             let route = match Route::of(at, first) {
@@ -350,61 +356,110 @@ impl Batched {
                 Err(_) => break,
             };
             let count = match first.len {
-                len if 0 < len && len < bound => run(rest),
+                len if 0 < len && len < bound => rest.joining(),
                 _ => 1,
             };
-            runs[outbound.len()] = count as u16;
+            counts[outbound.len()] = count as u16;
             outbound.message(first.to.as_ref(), |encoder| {
                 route.encode(&first.control, encoder);
                 if count > 1 {
                     encoder.segment(first.len as u16);
                 }
             });
-            add_payloads(batch, &rest[..count], &mut outbound);
-            rest = &rest[count..];
+            add_payloads(batch, &mut rest, count, &mut outbound);
         }
         Ok(outbound)
     }
 }
 
-/// How many datagrams from the first on can leave as one message: equal in everything but that
-/// the last may be shorter.
-#[inline]
-fn run(queue: &[Outgoing]) -> usize {
-    let first = &queue[0];
-    let room = RUN_BYTES;
-    let (mut total, mut count) = (first.len, 1);
-    for next in queue.iter().take(MAX_SEGMENTS).skip(1) {
-        let joins = 0 < next.len
-            && next.len <= first.len
-            && next.to == first.to
-            && next.control == first.control
-            && total + next.len <= room;
-        if !joins {
-            break;
-        }
-        total += next.len;
-        count += 1;
-        if next.len < first.len {
-            break;
-        }
-    }
-    count
+/// What is left of a queue.
+#[derive(Clone, Copy)]
+struct Rest<'a> {
+    queue: &'a [Outgoing],
+    /// Datagrams of the first run that are done with; not all.
+    done: usize,
 }
 
-/// Adds the payloads of one message; those that lie one after another become one piece.
-#[inline]
-fn add_payloads<'p>(batch: &SendBatch<'p>, run: &[Outgoing], outbound: &mut Outbound<'_, 'p>) {
-    let mut span = run[0];
-    for next in &run[1..] {
-        if next.lent == span.lent && next.start == span.start + span.len {
-            span.len += next.len;
-        } else {
-            outbound.piece(batch.payload(&span));
-            span = *next;
+impl Rest<'_> {
+    /// Steps over at most so many datagrams of the first run, and returns how many there were.
+    #[inline]
+    fn take(&mut self, most: usize) -> usize {
+        let left = self.queue[0].count - self.done;
+        if most < left {
+            self.done += most;
+            return most;
+        }
+        (self.queue, self.done) = (&self.queue[1..], 0);
+        left
+    }
+
+    fn skip(&mut self, mut count: usize) {
+        while count > 0 {
+            count -= self.take(count);
         }
     }
-    outbound.piece(batch.payload(&span));
+
+    /// How many datagrams from the first on can leave as one message: equal in everything but
+    /// that the last may be shorter.
+    #[inline]
+    fn joining(&self) -> usize {
+        let first = &self.queue[0];
+        let segment = first.len;
+        // The division is slow, and seldom needed.
+        let most = match segment * MAX_SEGMENTS <= RUN_BYTES {
+            true => MAX_SEGMENTS,
+            false => (RUN_BYTES / segment).max(1),
+        };
+        let mut count = (first.count - self.done).min(most);
+        if count < first.count - self.done {
+            return count;
+        }
+        for next in &self.queue[1..] {
+            let is_alike = 0 < next.len
+                && next.len <= segment
+                && next.to == first.to
+                && next.control == first.control;
+            if !is_alike {
+                break;
+            }
+            if next.len < segment {
+                let fits = count < MAX_SEGMENTS && count * segment + next.len <= RUN_BYTES;
+                return count + usize::from(fits);
+            }
+            let joining = next.count.min(most - count);
+            count += joining;
+            if joining < next.count {
+                break;
+            }
+        }
+        count
+    }
+}
+
+/// Adds the payloads of one message, of so many datagrams; those that lie one after another become
+/// one piece.
+#[inline]
+fn add_payloads<'p>(
+    batch: &SendBatch<'p>,
+    rest: &mut Rest<'_>,
+    mut count: usize,
+    outbound: &mut Outbound<'_, 'p>,
+) {
+    let (mut lent, mut start, mut end) = (false, 0, 0);
+    while count > 0 {
+        let (run, done) = (&rest.queue[0], rest.done);
+        let taken = rest.take(count);
+        count -= taken;
+        let from = run.start + done * run.len;
+        if lent != run.lent || from != end {
+            if start < end {
+                outbound.piece(batch.bytes(lent, start, end - start));
+            }
+            (lent, start) = (run.lent, from);
+        }
+        end = from + taken * run.len;
+    }
+    outbound.piece(batch.bytes(lent, start, end - start));
 }
 
 /// Which family's control messages a datagram takes, and the source address in that family.

@@ -208,7 +208,7 @@ fn payloads_come_from_two_places() {
     let mut bench = Bench::new();
     let (a, b) = (bench.bound("127.0.0.1:0"), bench.bound("127.0.0.1:0"));
     let to = Some(b.local_addr().unwrap());
-    let outgoing = |start, lent| Outgoing { start, len: 2, lent, to, control: Control::default() };
+    let outgoing = |start, lent| Outgoing { lent, ..Outgoing::one(start, 2, to) };
     let queue = [outgoing(0, false), outgoing(2, false), outgoing(4, true), outgoing(0, true)];
     let batch = SendBatch { queue: &queue, own: b"aabb", lent: b"ddxxcc", merge: true };
     assert_eq!(a.send(&batch).unwrap(), 4);
