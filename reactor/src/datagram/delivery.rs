@@ -238,7 +238,10 @@ fn receive(
             for message in &batch.messages {
                 longest = longest.max(message.len);
                 bytes += message.len;
-                datagrams += message.len.div_ceil(message.segment).max(1);
+                datagrams += match message.len <= message.segment {
+                    true => 1,
+                    false => message.len.div_ceil(message.segment),
+                };
             }
             port.stats.batches_in += 1;
             port.stats.datagrams_in += datagrams as u64;

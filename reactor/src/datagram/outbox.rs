@@ -190,16 +190,27 @@ impl Outbox {
         spares: &mut Vec<Storage>,
         mut completed: impl FnMut(Completion, usize),
     ) -> usize {
+        let Some(storage) = &mut self.storage else { return 0 };
         let (mut left, mut removed) = (count, 0);
-        while left > 0
-            && let Some(taken) = self.take_first(left)
-        {
-            removed += taken.bytes();
-            left -= taken.count;
+        for run in &mut storage.queue[self.head..] {
+            let taken = left.min(run.count);
+            let bytes = taken * run.len;
+            left -= taken;
+            removed += bytes;
+            self.sequence += taken as u64;
             while let Some(completion) = due(&mut self.completions, self.sequence) {
-                completed(completion, taken.len);
+                completed(completion, run.len);
             }
+            if taken < run.count {
+                run.count -= taken;
+                run.start += bytes;
+                break;
+            }
+            self.head += 1;
+            self.lent -= usize::from(run.lent);
         }
+        self.len -= count;
+        self.bytes -= removed;
         self.tidy(spares);
         removed
     }
@@ -209,25 +220,18 @@ impl Outbox {
         &mut self,
         spares: &mut Vec<Storage>,
     ) -> Option<(Outgoing, Option<Completion>)> {
-        let datagram = self.take_first(1)?;
+        let run = self.storage.as_mut()?.queue.get_mut(self.head)?;
+        let datagram = run.take_first();
+        if run.count == 0 {
+            self.head += 1;
+            self.lent -= usize::from(datagram.lent);
+        }
+        self.len -= 1;
+        self.bytes -= datagram.len;
+        self.sequence += 1;
         let completion = due(&mut self.completions, self.sequence);
         self.tidy(spares);
         Some((datagram, completion))
-    }
-
-    /// Takes at most `most` datagrams off the oldest run.
-    #[inline]
-    fn take_first(&mut self, most: usize) -> Option<Outgoing> {
-        let run = self.storage.as_mut()?.queue.get_mut(self.head)?;
-        let taken = run.take_first(most.min(run.count));
-        if run.count == 0 {
-            self.head += 1;
-            self.lent -= usize::from(taken.lent);
-        }
-        self.len -= taken.count;
-        self.bytes -= taken.bytes();
-        self.sequence += taken.count as u64;
-        Some(taken)
     }
 
     /// Gives memory back that holds what is done with.

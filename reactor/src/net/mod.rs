@@ -445,7 +445,7 @@ impl<'a> SendBatch<'a> {
     pub(crate) fn datagrams(&self) -> impl Iterator<Item = Outgoing> + 'a {
         self.queue.iter().flat_map(|run| {
             let mut rest = *run;
-            (0..run.count).map(move |_| rest.take_first(1))
+            (0..run.count).map(move |_| rest.take_first())
         })
     }
 
@@ -489,12 +489,11 @@ impl Outgoing {
         self.len * self.count
     }
 
-    /// Takes the first `count` datagrams off.
-    #[inline]
-    pub(crate) fn take_first(&mut self, count: usize) -> Self {
-        let first = Self { count, ..*self };
-        self.start += first.bytes();
-        self.count -= count;
+    /// Takes the first datagram off.
+    pub(crate) fn take_first(&mut self) -> Self {
+        let first = Self { count: 1, ..*self };
+        self.start += self.len;
+        self.count -= 1;
         first
     }
 }

@@ -159,26 +159,29 @@ impl Transfer for Batched {
         // Datagrams in each message.
         let mut counts = [0_u16; sys::BATCH];
         while !rest.queue.is_empty() {
-            let outbound = match self.plan(at, batch, rest, headers.fill(), &mut counts) {
-                Ok(outbound) => outbound,
+            let (outbound, left) = match self.plan(at, batch, rest, headers.fill(), &mut counts) {
+                Ok(plan) => plan,
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => return Ok(sent),
             };
-            let outcome = match outbound.send(at.fd()) {
-                Ok(messages) => Ok(counts[..messages].iter().map(|it| usize::from(*it)).sum()),
+            let planned = outbound.len();
+            let (more, after) = match outbound.send(at.fd()) {
+                Ok(messages) => {
+                    let more = counts[..messages].iter().map(|count| usize::from(*count)).sum();
+                    (more, (messages == planned).then_some(left))
+                }
                 Err(error) if counts[0] > 1 => {
-                    self.after_refused_run(at, batch, rest, error, &mut headers)
-                }
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Ok(more) => {
-                    sent += more;
-                    rest.skip(more);
+                    match self.after_refused_run(at, batch, rest, error, &mut headers) {
+                        Ok(more) => (more, None),
+                        Err(error) if sent == 0 => return Err(error),
+                        Err(_) => return Ok(sent),
+                    }
                 }
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => return Ok(sent),
-            }
+            };
+            sent += more;
+            rest = after.unwrap_or_else(|| rest.without(more));
         }
         Ok(sent)
     }
@@ -322,12 +325,12 @@ impl Batched {
             // The same on older kernels, or something that is wrong without segments, too.
             Some(libc::EINVAL) => {
                 let bound = self.segment_bound.replace(0);
-                let mut run = rest.queue[0];
-                run.take_first(rest.done);
-                let alone = Rest { queue: &[run.take_first(1)], done: 0 };
+                let run = rest.queue[0];
+                let start = run.start + rest.done * run.len;
+                let alone = Rest { queue: &[Outgoing { start, count: 1, ..run }], done: 0 };
                 let outcome = self
                     .plan(at, batch, alone, headers.fill(), &mut [0; sys::BATCH])
-                    .and_then(|outbound| outbound.send(at.fd()));
+                    .and_then(|(outbound, _)| outbound.send(at.fd()));
                 self.segment_bound.set(if outcome.is_ok() { segment } else { bound });
                 return outcome;
             }
@@ -336,16 +339,17 @@ impl Batched {
         Ok(0)
     }
 
-    /// Makes messages of the datagrams of `rest`, and notes in `counts` how many are in each. An
-    /// error belongs to the first; it ends the plan if it is another's.
-    fn plan<'h, 'p>(
+    /// Makes messages of the datagrams of `rest`, notes in `counts` how many are in each, and
+    /// returns those that are left. An error belongs to the first; it ends the plan if it is
+    /// another's.
+    fn plan<'h, 'p, 'q>(
         &self,
         at: &Endpoint,
         batch: &SendBatch<'p>,
-        mut rest: Rest<'_>,
+        mut rest: Rest<'q>,
         mut outbound: Outbound<'h, 'p>,
         counts: &mut [u16; sys::BATCH],
-    ) -> io::Result<Outbound<'h, 'p>> {
+    ) -> io::Result<(Outbound<'h, 'p>, Rest<'q>)> {
         let bound = if batch.merge { self.segment_bound.get() } else { 0 };
         while let Some(first) = rest.queue.first()
             && outbound.len() < sys::BATCH
@@ -355,10 +359,14 @@ impl Batched {
                 Err(error) if outbound.len() == 0 => return Err(error),
                 Err(_) => break,
             };
-            let count = match first.len {
-                len if 0 < len && len < bound => rest.joining(),
-                _ => 1,
+            let most = match first.len {
+                len if len == 0 || bound <= len => 0,
+                // The division is slow, and seldom needed.
+                len if len * MAX_SEGMENTS <= RUN_BYTES => MAX_SEGMENTS,
+                len => (RUN_BYTES / len).max(1),
             };
+            let is_plain = matches!(route, Route::Plain);
+            let count = rest.take_message(batch, most, is_plain, &mut outbound);
             counts[outbound.len()] = count as u16;
             outbound.message(first.to.as_ref(), |encoder| {
                 route.encode(&first.control, encoder);
@@ -366,9 +374,8 @@ impl Batched {
                     encoder.segment(first.len as u16);
                 }
             });
-            add_payloads(batch, &mut rest, count, &mut outbound);
         }
-        Ok(outbound)
+        Ok((outbound, rest))
     }
 }
 
@@ -393,73 +400,60 @@ impl Rest<'_> {
         left
     }
 
-    fn skip(&mut self, mut count: usize) {
+    /// What is left after another so many datagrams.
+    fn without(mut self, mut count: usize) -> Self {
         while count > 0 {
             count -= self.take(count);
         }
+        self
     }
 
-    /// How many datagrams from the first on can leave as one message: equal in everything but
-    /// that the last may be shorter.
+    /// Steps over the datagrams that leave as one message, and adds their payloads: `most` of equal
+    /// size, or fewer and a shorter one; if `most` is 0, a single one. Returns how many there are.
     #[inline]
-    fn joining(&self) -> usize {
+    fn take_message<'p>(
+        &mut self,
+        batch: &SendBatch<'p>,
+        most: usize,
+        is_plain: bool,
+        outbound: &mut Outbound<'_, 'p>,
+    ) -> usize {
         let first = &self.queue[0];
-        let segment = first.len;
-        // The division is slow, and seldom needed.
-        let most = match segment * MAX_SEGMENTS <= RUN_BYTES {
-            true => MAX_SEGMENTS,
-            false => (RUN_BYTES / segment).max(1),
-        };
-        let mut count = (first.count - self.done).min(most);
-        if count < first.count - self.done {
-            return count;
-        }
-        for next in &self.queue[1..] {
-            let is_alike = 0 < next.len
-                && next.len <= segment
-                && next.to == first.to
-                && next.control == first.control;
-            if !is_alike {
+        // Payloads that lie one after another become one piece.
+        let start = first.start + self.done * first.len;
+        let mut count = self.take(most.max(1));
+        let (mut lent, mut start, mut end) = (first.lent, start, start + count * first.len);
+        // A shorter one may still fit where no equal one does.
+        while most > 0
+            && count < MAX_SEGMENTS
+            && self.done == 0
+            && let Some(next) = self.queue.first()
+            && next.len <= first.len
+            && next.to == first.to
+            && (if is_plain { next.control.is_none() } else { next.control == first.control })
+        {
+            let is_shorter = next.len < first.len;
+            let room = match is_shorter {
+                true => usize::from(next.len > 0 && count * first.len + next.len <= RUN_BYTES),
+                false => most - count,
+            };
+            if room == 0 {
                 break;
             }
-            if next.len < segment {
-                let fits = count < MAX_SEGMENTS && count * segment + next.len <= RUN_BYTES;
-                return count + usize::from(fits);
+            if next.lent != lent || next.start != end {
+                outbound.piece(batch.bytes(lent, start, end - start));
+                (lent, start, end) = (next.lent, next.start, next.start);
             }
-            let joining = next.count.min(most - count);
-            count += joining;
-            if joining < next.count {
+            let taken = self.take(room);
+            count += taken;
+            end += taken * next.len;
+            if is_shorter {
                 break;
             }
         }
+        outbound.piece(batch.bytes(lent, start, end - start));
         count
     }
-}
-
-/// Adds the payloads of one message, of so many datagrams; those that lie one after another become
-/// one piece.
-#[inline]
-fn add_payloads<'p>(
-    batch: &SendBatch<'p>,
-    rest: &mut Rest<'_>,
-    mut count: usize,
-    outbound: &mut Outbound<'_, 'p>,
-) {
-    let (mut lent, mut start, mut end) = (false, 0, 0);
-    while count > 0 {
-        let (run, done) = (&rest.queue[0], rest.done);
-        let taken = rest.take(count);
-        count -= taken;
-        let from = run.start + done * run.len;
-        if lent != run.lent || from != end {
-            if start < end {
-                outbound.piece(batch.bytes(lent, start, end - start));
-            }
-            (lent, start) = (run.lent, from);
-        }
-        end = from + taken * run.len;
-    }
-    outbound.piece(batch.bytes(lent, start, end - start));
 }
 
 /// Which family's control messages a datagram takes, and the source address in that family.
