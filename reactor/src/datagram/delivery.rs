@@ -18,6 +18,8 @@ use crate::slots::Key;
 /// the receives before its end are of few slots: bulk traffic then costs 1.4 times as much.
 const TURN_BYTES: usize = 1024 * 1024;
 const TURN_DATAGRAMS: usize = 4096;
+/// Memory for datagrams put aside that a flooded port keeps from one turn to the next.
+const STASH_BYTES: usize = 128 * 1024;
 /// Receive errors of a port that one turn bears before it goes on to other ports.
 const TURN_ERRORS: usize = 64;
 
@@ -34,15 +36,15 @@ impl Budget {
         self.datagrams -= 1;
     }
 
-    /// How far it goes in a message of which `rest` bytes are left: how many bytes of whole
-    /// datagrams, each of `segment` bytes of which `len` are delivered.
+    /// How far it goes in a message of which `rest` bytes are left: so many bytes of datagrams of
+    /// `segment` bytes each.
     #[inline]
-    fn reach(&self, rest: usize, len: usize, segment: usize) -> usize {
+    fn reach(&self, rest: usize, segment: usize) -> usize {
         if rest < self.bytes && rest <= self.datagrams.saturating_mul(segment) {
             // All of it, without a division.
             return rest;
         }
-        self.bytes.div_ceil(len.max(1)).min(self.datagrams).saturating_mul(segment)
+        self.bytes.div_ceil(segment).min(self.datagrams).saturating_mul(segment)
     }
 
     #[inline]
@@ -81,8 +83,10 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
     let transport = DatagramTransport::new(inner, key);
     let mut budget = Budget { bytes: TURN_BYTES, datagrams: TURN_DATAGRAMS };
     let delivery = Delivery { inner, key, transport: &transport };
-    let finished = delivery.stashed(&mut *protocol, &mut stash, &mut budget)
-        && delivery.received(&mut *protocol, &mut batch, &mut budget, ready.error);
+    let finished = delivery.stashed(&mut *protocol, &mut stash, &mut budget) && {
+        delivery.lend_memory(&mut stash);
+        delivery.received(&mut *protocol, &mut batch, &mut budget, ready.error)
+    };
 
     let gone = {
         let mut core = inner.core.borrow_mut();
@@ -95,8 +99,13 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
                 if !port.closing {
                     // Received before anything that `received` put aside, so it goes in front.
                     stash.append(&mut port.stash);
-                    port.stash = stash;
-                    if !finished && port.reads() {
+                    let goes_on = !finished && port.reads();
+                    if goes_on || !stash.datagrams.is_empty() {
+                        port.stash = stash;
+                    } else {
+                        port.stash = Stash::default();
+                    }
+                    if goes_on {
                         port.make_ready(Readiness::READABLE, &mut core.agenda);
                     }
                 }
@@ -146,6 +155,17 @@ impl Delivery<'_> {
         }
         stash.bytes.clear();
         true
+    }
+
+    /// Gives the port the memory of a stash that was delivered: under a flood the next turn puts
+    /// aside as much again.
+    fn lend_memory(&self, stash: &mut Stash) {
+        if (1..=STASH_BYTES).contains(&stash.bytes.capacity())
+            && let Some(port) = self.inner.core.borrow_mut().ports.get_mut(self.key)
+            && port.stash.datagrams.is_empty()
+        {
+            std::mem::swap(stash, &mut port.stash);
+        }
     }
 
     /// Receives and delivers until the socket is drained (true), the budget is spent or the
@@ -328,6 +348,7 @@ impl Place {
         let start = self.offset;
         let len = message.segment.min(message.len - start);
         self.offset = start + len;
+        self.charged = self.offset;
         let is_last = self.offset >= message.len;
         if is_last {
             self.message += 1;
@@ -352,7 +373,10 @@ impl Place {
         while let Some(message) = batch.messages.get(self.message) {
             let slot = &batch.data[self.message * SLOT_LEN..][..message.len];
             self.read_info(message);
-            if message.segment < message.len {
+            if message.segment < message.len
+                && message.segment <= self.max_datagram_size
+                && self.drops == 0
+            {
                 self.deliver_whole(protocol, transport, message, slot, budget, inner)?;
                 self.charge(message, budget);
                 if inner.is_interrupted() || budget.is_spent() {
@@ -361,7 +385,9 @@ impl Place {
             }
             let (start, len, truncated) = self.step(message);
             budget.spend(len);
-            let datagram = self.datagram(&slot[start..start + len], truncated);
+            let payload = &slot[start..start + len];
+            let kernel_drops = std::mem::take(&mut self.drops);
+            let datagram = Datagram { payload, info: &self.info, kernel_drops, truncated };
             protocol.datagram_received(transport, datagram)?;
             if inner.is_interrupted() || budget.is_spent() {
                 return Ok(());
@@ -371,7 +397,8 @@ impl Place {
     }
 
     /// Delivers all datagrams of a message but the last, as far as the budget goes, which is
-    /// charged for them afterwards: what is the same for all of them is not done for each.
+    /// charged for them afterwards: what is the same for all of them is not done for each. None is
+    /// cut, and no drops are to be told.
     #[inline]
     fn deliver_whole(
         &mut self,
@@ -383,17 +410,14 @@ impl Place {
         inner: &Inner,
     ) -> anyhow::Result<()> {
         let segment = message.segment;
-        let len = segment.min(self.max_datagram_size);
-        let truncated = len < segment;
-        let mut start = self.offset;
-        let last = message.len.saturating_sub(segment);
-        let end = last.min(start.saturating_add(budget.reach(message.len - start, len, segment)));
-        while start < end {
-            let payload = &slot[start..start + len];
-            start += segment;
-            self.offset = start;
-            self.truncated += u64::from(truncated);
-            let datagram = self.datagram(payload, truncated);
+        let mut rest = &slot[self.offset..];
+        let left = segment.max(rest.len().saturating_sub(budget.reach(rest.len(), segment)));
+        while left < rest.len() {
+            let (payload, more) = rest.split_at(segment);
+            rest = more;
+            self.offset += segment;
+            let datagram =
+                Datagram { payload, info: &self.info, kernel_drops: 0, truncated: false };
             protocol.datagram_received(transport, datagram)?;
             if inner.is_interrupted() {
                 break;
@@ -405,18 +429,11 @@ impl Place {
     /// Charges the budget for what `deliver_whole` has delivered of the message.
     fn charge(&mut self, message: &Message, budget: &mut Budget) {
         if self.charged < self.offset {
-            let datagrams = (self.offset - self.charged) / message.segment;
-            let bytes = datagrams * message.segment.min(self.max_datagram_size);
+            let bytes = self.offset - self.charged;
             budget.bytes = budget.bytes.saturating_sub(bytes);
-            budget.datagrams -= datagrams;
+            budget.datagrams -= bytes / message.segment;
             self.charged = self.offset;
         }
-    }
-
-    #[inline]
-    fn datagram<'a>(&'a mut self, payload: &'a [u8], truncated: bool) -> Datagram<'a> {
-        let kernel_drops = std::mem::take(&mut self.drops);
-        Datagram { payload, info: &self.info, kernel_drops, truncated }
     }
 
     /// Copies what was not delivered to the port: the buffers are needed for others.

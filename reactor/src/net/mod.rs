@@ -393,13 +393,14 @@ pub(crate) struct RecvBatch {
 }
 
 impl RecvBatch {
-    pub(crate) fn new() -> Self {
-        Self {
+    /// Boxed: it is moved out and back at every delivery.
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self {
             // Zeroed by the allocator: pages that no datagram reaches are never touched.
             data: Rc::new(vec![0; RECV_SLOTS * SLOT_LEN].into_boxed_slice()),
             messages: Vec::with_capacity(RECV_SLOTS),
             headers: sys::RecvHeaders::new(),
-        }
+        })
     }
 }
 
