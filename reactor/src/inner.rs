@@ -75,7 +75,7 @@ pub(crate) struct Core {
     pub(crate) agenda: Agenda,
     /// The receive buffers; out while a port is delivered to. Pulling from another port meanwhile
     /// makes a second set.
-    pub(crate) batches: Vec<Box<RecvBatch>>,
+    pub(crate) batches: Vec<RecvBatch>,
     /// Bounds the log of what belongs to no port.
     pub(crate) log: LogLimit,
     pub(crate) closed: bool,

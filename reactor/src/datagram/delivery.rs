@@ -97,17 +97,7 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
                 port.delivering = false;
                 port.protocol = Some(protocol);
                 if !port.closing {
-                    // Received before anything that `received` put aside, so it goes in front.
-                    stash.append(&mut port.stash);
-                    let goes_on = !finished && port.reads();
-                    if goes_on || !stash.datagrams.is_empty() {
-                        port.stash = stash;
-                    } else {
-                        port.stash = Stash::default();
-                    }
-                    if goes_on {
-                        port.make_ready(Readiness::READABLE, &mut core.agenda);
-                    }
+                    put_back(port, stash, finished, &mut core.agenda);
                 }
                 core.batches.push(batch);
                 None
@@ -118,6 +108,19 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
     };
     inner.leave();
     drop(gone);
+}
+
+/// Puts back what was left of a stash when the delivery ended.
+fn put_back(port: &mut Port, mut stash: Stash, finished: bool, agenda: &mut Agenda) {
+    // Received before anything that `received` put aside, so it goes in front.
+    stash.append(&mut port.stash);
+    let goes_on = !finished && port.reads();
+    // Memory alone is kept only while more comes.
+    let is_kept = goes_on || !stash.datagrams.is_empty();
+    port.stash = if is_kept { stash } else { Stash::default() };
+    if goes_on {
+        port.make_ready(Readiness::READABLE, agenda);
+    }
 }
 
 struct Delivery<'a> {

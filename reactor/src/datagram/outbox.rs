@@ -335,6 +335,30 @@ mod tests {
     }
 
     #[test]
+    fn alike_datagrams_that_lie_one_after_another_are_one_run_which_may_be_sent_in_parts() {
+        let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
+        let lent = *b"aabbccdd..ee";
+        for start in [0, 2, 4, 6, 10] {
+            if start == 4 {
+                outbox.complete_next(Box::new(|_| Ok(())));
+            }
+            outbox.push(&Payload::Lent { start, len: 2 }, None, None, true, &mut spares);
+        }
+        assert_eq!(outbox.batch(&lent, true).queue.len(), 2);
+        assert_eq!(outbox.unflushed.count, 1, "the gap is no matter to the message");
+        let mut completed = 0;
+        assert_eq!(outbox.sent(2, &mut spares, |_, _| completed += 1), 4);
+        assert_eq!((outbox.len(), outbox.bytes(), completed), (3, 6, 0));
+        let (first, completion) = outbox.pop(&mut spares).unwrap();
+        assert_eq!((first.start, first.len, first.count, completion.is_some()), (4, 2, 1, true));
+        outbox.keep_lent(&lent);
+        push(&mut outbox, b"ff", &mut spares);
+        assert_eq!(payloads(&outbox, &[]), [b"dd", b"ee", b"ff"]);
+        assert_eq!(outbox.sent(3, &mut spares, |_, _| completed += 1), 6);
+        assert!(outbox.is_empty() && outbox.storage.is_none() && completed == 0);
+    }
+
+    #[test]
     fn what_is_lent_is_copied_before_the_buffers_are_written_again() {
         let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
         let lent = *b"..lent..";

@@ -388,19 +388,19 @@ pub(crate) struct RecvBatch {
     /// whenever a receive runs.
     pub(crate) data: Rc<Box<[u8]>>,
     pub(crate) messages: Vec<Message>,
-    /// Headers and control space of the batched system call.
-    pub(crate) headers: sys::RecvHeaders,
+    /// Headers and control space of the batched system call. Boxed, since a batch is moved out and
+    /// back at every delivery.
+    pub(crate) headers: Box<sys::RecvHeaders>,
 }
 
 impl RecvBatch {
-    /// Boxed: it is moved out and back at every delivery.
-    pub(crate) fn new() -> Box<Self> {
-        Box::new(Self {
+    pub(crate) fn new() -> Self {
+        Self {
             // Zeroed by the allocator: pages that no datagram reaches are never touched.
             data: Rc::new(vec![0; RECV_SLOTS * SLOT_LEN].into_boxed_slice()),
             messages: Vec::with_capacity(RECV_SLOTS),
-            headers: sys::RecvHeaders::new(),
-        })
+            headers: Box::new(sys::RecvHeaders::new()),
+        }
     }
 }
 

@@ -105,7 +105,7 @@ impl Mail {
 /// other: one takes its turn at a time, and between turns its lists are empty.
 #[derive(Default)]
 pub(super) struct Buffers {
-    batches: Vec<Box<RecvBatch>>,
+    batches: Vec<RecvBatch>,
     stream: Option<Box<[u8]>>,
     events: Vec<Event>,
     agenda: Agenda,

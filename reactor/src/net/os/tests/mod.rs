@@ -45,7 +45,7 @@ struct Arrived {
 /// A driver, and what a reactor would keep beside it.
 struct Bench {
     driver: OsDriver,
-    batch: Box<RecvBatch>,
+    batch: RecvBatch,
     tokens: usize,
 }
 
