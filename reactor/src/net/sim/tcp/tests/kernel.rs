@@ -227,7 +227,7 @@ fn told(event: &Event) -> String {
     bits.iter().filter(|(on, _)| *on).fold(side.to_owned(), |text, (_, bit)| text + bit)
 }
 
-pub(super) const OPEN: [Call; 3] = [Listen, Connect, Accept];
+const OPEN: [Call; 3] = [Listen, Connect, Accept];
 
 /// What is called once a connection is open; or from the beginning, if that is named.
 const TABLE: &[(&str, &[Call])] = &[
