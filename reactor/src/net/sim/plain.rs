@@ -175,6 +175,8 @@ impl fmt::Debug for PlainListener {
 
 fn failed(error: OpenError) -> io::Error {
     match error {
-        OpenError::Socket(source) | OpenError::Option(_, source) | OpenError::Bind(source) => source,
+        OpenError::Socket(source) | OpenError::Option(_, source) | OpenError::Bind(source) => {
+            source
+        }
     }
 }
