@@ -16,7 +16,7 @@ const NOBODY: usize = usize::MAX;
 /// A non-blocking TCP socket of a simulated host, without a reactor: the peer that does what no
 /// [`Transport`](crate::Transport) would, such as closing with input unread. Whoever holds it lets
 /// time pass ([`World::step`]) until a call is worth repeating. Dropping it closes it, as the
-/// system would (tcp(7)). A [`Rule`](crate::sim::Rule) for calls passes it by.
+/// system would (tcp(7)). Rules for calls ([`Rule::fail`](crate::sim::Rule::fail)) pass it by.
 ///
 /// ```
 /// use std::io::ErrorKind;
