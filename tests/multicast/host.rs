@@ -1,5 +1,6 @@
-//! A process on a host of its own. It is this very test program, started in the host's namespace
-//! with [`child`] as the only test; it takes a command per line and answers each with one line.
+//! A program on a host of its own, which takes a command per line and answers each with one line.
+//! In a namespace it is a process: this very test program, started there with [`child`] as the only
+//! test. On a simulated host it is obeyed on the spot.
 //!
 //! Ports are named by a word. Commands:
 //!
@@ -26,9 +27,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use strand_reactor::sim::World;
 use strand_reactor::{
-    Datagram, DatagramProtocol, DatagramTransport, Metadata, Reactor, SendOptions, UdpOptions,
-    WriteFailure, parse_address,
+    Datagram, DatagramProtocol, DatagramTransport, Handle, Metadata, Reactor, SendOptions,
+    UdpOptions, WriteFailure, parse_address,
 };
 
 /// Longer than anything here takes; who waits for longer has failed.
@@ -42,14 +44,29 @@ const MARK: &str = "@@ ";
 
 // ---- The parent's side ----
 
-/// A process in a namespace.
+/// The program of a host.
 pub struct Host {
     name: String,
-    process: Child,
-    answers: Receiver<String>,
+    program: Program,
+}
+
+enum Program {
+    /// In a namespace.
+    Process {
+        process: Child,
+        answers: Receiver<String>,
+    },
+    Simulated(Ports),
 }
 
 impl Host {
+    /// On a simulated host.
+    pub fn simulated(world: &Rc<World>, handle: Handle, name: &str) -> Self {
+        let ports = Ports::new(Drive::World(Rc::clone(world), handle));
+        Self { name: name.to_owned(), program: Program::Simulated(ports) }
+    }
+
+    /// A process in a namespace.
     #[track_caller]
     pub fn start(namespace: &str, name: &str) -> Self {
         let mut process = Command::new("ip")
@@ -72,25 +89,21 @@ impl Host {
                 }
             }
         });
-        let host = Self { name: name.to_owned(), process, answers };
-        assert_eq!(host.answer(), "ready");
-        host
-    }
-
-    #[track_caller]
-    fn answer(&self) -> String {
-        match self.answers.recv_timeout(PATIENCE) {
-            Ok(answer) => answer,
-            Err(error) => panic!("host {}: {error}", self.name),
-        }
+        assert_eq!(answer(name, &answers), "ready");
+        Self { name: name.to_owned(), program: Program::Process { process, answers } }
     }
 
     /// Gives a command and returns the answer.
     #[track_caller]
     pub fn ask(&mut self, command: &str) -> String {
-        let input = self.process.stdin.as_mut().unwrap();
-        writeln!(input, "{command}").unwrap();
-        self.answer()
+        match &mut self.program {
+            Program::Process { process, answers } => {
+                let input = process.stdin.as_mut().unwrap();
+                writeln!(input, "{command}").unwrap();
+                answer(&self.name, answers)
+            }
+            Program::Simulated(ports) => ports.answer(command),
+        }
     }
 
     /// Gives a command that must succeed.
@@ -108,14 +121,24 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+#[track_caller]
+fn answer(host: &str, answers: &Receiver<String>) -> String {
+    match answers.recv_timeout(PATIENCE) {
+        Ok(answer) => answer,
+        Err(error) => panic!("host {host}: {error}"),
     }
 }
 
-// ---- The child's side ----
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Program::Process { process, .. } = &mut self.program {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+// ---- The side of the program ----
 
 #[derive(Default)]
 struct Heard {
@@ -161,8 +184,39 @@ struct Open {
     answer: SendOptions,
 }
 
+/// What turns the loop.
+enum Drive {
+    Reactor(Reactor),
+    World(Rc<World>, Handle),
+}
+
+impl Drive {
+    fn handle(&self) -> &Handle {
+        match self {
+            Self::Reactor(reactor) => reactor,
+            Self::World(_, handle) => handle,
+        }
+    }
+
+    /// At least one turn; waits for a little while.
+    fn turn(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Reactor(reactor) => {
+                reactor.iterate(Some(Duration::from_millis(20)))?;
+            }
+            Self::World(world, _) => world.run_for(Duration::from_millis(20))?,
+        }
+        Ok(())
+    }
+
+    /// Time as it passes for the host.
+    fn clock(&self) -> Instant {
+        self.handle().now()
+    }
+}
+
 struct Ports {
-    reactor: Reactor,
+    drive: Drive,
     open: HashMap<String, Open>,
 }
 
@@ -172,17 +226,24 @@ fn child() {
     if std::env::var_os(ROLE).is_none() {
         return;
     }
-    let mut ports = Ports { reactor: Reactor::new().unwrap(), open: HashMap::new() };
+    let mut ports = Ports::new(Drive::Reactor(Reactor::new().unwrap()));
     println!("{MARK}ready");
     for line in std::io::stdin().lines() {
-        let line = line.unwrap();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let answer = ports.obey(&words).unwrap_or_else(|error| format!("error: {error:#}"));
+        let answer = ports.answer(&line.unwrap());
         println!("{MARK}{answer}");
     }
 }
 
 impl Ports {
+    fn new(drive: Drive) -> Self {
+        Self { drive, open: HashMap::new() }
+    }
+
+    fn answer(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        self.obey(&words).unwrap_or_else(|error| format!("error: {error:#}"))
+    }
+
     fn obey(&mut self, words: &[&str]) -> anyhow::Result<String> {
         let ok = || Ok("ok".to_owned());
         let address = |text: &str| -> anyhow::Result<IpAddr> { Ok(text.parse()?) };
@@ -194,7 +255,6 @@ impl Ports {
             self.listen(command, name, words[2])?;
             return ok();
         }
-        let turn = |ports: &Self| ports.reactor.iterate(Some(Duration::from_millis(20)));
         let port = self.open.get(name).with_context(|| format!("no port {name}"))?;
         let transport = &port.transport;
         match (command, &words[2..]) {
@@ -227,18 +287,18 @@ impl Ports {
                 let to: SocketAddr = parse_address(to)?;
                 transport.write_to(text.as_bytes(), to)?;
                 // Written in the first turn, and told in the same.
-                turn(self)?;
+                self.drive.turn()?;
                 if let Some(failure) = port.heard.borrow_mut().failures.pop_front() {
                     return Ok(failure);
                 }
             }
             ("hear", []) => {
-                let start = Instant::now();
+                let start = self.drive.clock();
                 while port.heard.borrow().datagrams.is_empty() {
-                    if start.elapsed() > PATIENCE / 2 {
+                    if self.drive.clock() - start > PATIENCE / 2 {
                         return Err(anyhow!("nothing was heard"));
                     }
-                    turn(self)?;
+                    self.drive.turn()?;
                 }
                 let next = port.heard.borrow_mut().datagrams.pop_front();
                 let (line, answer) = next.context("nothing was heard")?;
@@ -259,7 +319,7 @@ impl Ports {
     }
 
     fn interface(&self, name: &str) -> anyhow::Result<String> {
-        let interfaces = self.reactor.interfaces()?;
+        let interfaces = self.drive.handle().interfaces()?;
         let found = interfaces.iter().find(|one| one.name() == name).context("no interface")?;
         let mut line = String::new();
         for (on, flag) in [
@@ -285,8 +345,8 @@ impl Ports {
             UdpOptions::parse(address)?.metadata(Metadata::DESTINATION | Metadata::HOP_LIMIT);
         let ear = Ear(Rc::clone(&heard));
         let transport = match kind {
-            "multicast" => self.reactor.listen_multicast(options, ear)?,
-            _ => self.reactor.listen_udp(options.reuse_address(true), ear)?,
+            "multicast" => self.drive.handle().listen_multicast(options, ear)?,
+            _ => self.drive.handle().listen_udp(options.reuse_address(true), ear)?,
         };
         let port = Open { transport, heard, answer: SendOptions::new() };
         self.open.insert(name.to_owned(), port);

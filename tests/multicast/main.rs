@@ -1,4 +1,5 @@
-//! Multicast and broadcast: on loopback, and between hosts that are network namespaces.
+//! Multicast and broadcast: on loopback, and between hosts that are network namespaces. Both over
+//! the system and over the simulated network.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -7,7 +8,10 @@
 //! | `broadcast.rs` | broadcasts between hosts |
 //! | `examples.rs` | the examples |
 //! | `network.rs` | making three hosts on two networks, and their removal |
-//! | `host.rs` | the process on a host: ports driven by lines of text |
+//! | `host.rs` | the program on a host: ports driven by lines of text |
+
+#[path = "../support/mod.rs"]
+mod support;
 
 mod broadcast;
 mod examples;
