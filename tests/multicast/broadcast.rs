@@ -92,3 +92,31 @@ fn empty_broadcasts_arrive() {
         network.b.hears("p", " from 192.0.2.1");
     }
 }
+
+#[test]
+fn what_a_host_sends_to_itself_comes_by_the_interface_of_the_address() {
+    for mut network in stage() {
+        let Network { a, b, .. } = &mut network;
+        a.tell("udp q [::]:5001");
+        b.tell("udp q [::]:5001");
+        for (port, own, others, to) in [
+            ("p", "192.0.2.1", "192.0.2.2", "192.0.2.1:5000"),
+            ("p", "198.51.100.1", "198.51.100.2", "198.51.100.1:5000"),
+            ("q", "2001:db8:1::1", "2001:db8:1::2", "[2001:db8:1::1]:5001"),
+            ("q", "2001:db8:2::1", "2001:db8:2::2", "[2001:db8:2::1]:5001"),
+        ] {
+            b.tell(&format!("send {port} {to} outside"));
+            let outside = a.ask(&format!("hear {port}"));
+            assert!(outside.starts_with(&format!("outside from {others} ")), "{outside}");
+            a.tell(&format!("send {port} {to} inside"));
+            let inside = a.ask(&format!("hear {port}"));
+            assert!(inside.starts_with(&format!("inside from {own} ")), "{inside}");
+            assert_eq!(index_of(&inside), index_of(&outside));
+        }
+        for (port, to) in [("p", "127.0.0.1:5000"), ("q", "[::1]:5001")] {
+            a.tell(&format!("send {port} {to} loopback"));
+            let loopback = a.ask(&format!("hear {port}"));
+            assert_eq!(index_of(&loopback), "1", "{loopback}");
+        }
+    }
+}

@@ -170,24 +170,24 @@ impl State {
         own.check_zone(destination, bound).map_err(errno)?;
         let local = self.local.get().ip();
         let to = net.route(host, ip);
-        if to != Some(host) {
-            match local {
-                IpAddr::V4(v4) if v4.is_loopback() => return Err(errno(libc::EINVAL)),
-                // It leaves, and nobody takes it.
-                IpAddr::V6(v6) if v6.is_loopback() => {
-                    return Ok(Target::Nobody { near: false, source });
-                }
-                _ => {}
+        if to == Some(host) {
+            return own_target(own, ip, named, source, host);
+        }
+        match local {
+            IpAddr::V4(v4) if v4.is_loopback() => return Err(errno(libc::EINVAL)),
+            // It leaves, and nobody takes it.
+            IpAddr::V6(v6) if v6.is_loopback() => {
+                return Ok(Target::Nobody { near: false, source });
             }
-            if named == LOOPBACK {
-                return Err(errno(libc::ENETUNREACH));
-            }
+            _ => {}
+        }
+        if named == LOOPBACK {
+            return Err(errno(libc::ENETUNREACH));
         }
         let near = own.is_near(ip);
         let Some(to) = to else { return Ok(Target::Nobody { near, source }) };
-        let interface = if to == host { LOOPBACK } else { net.host(to).interface_of(ip) };
-        let routed = to != host && !near;
-        Ok(Target::One(Path { destination: ip, to, interface, source, routed }))
+        let interface = net.host(to).interface_of(ip);
+        Ok(Target::One(Path { destination: ip, to, interface, source, routed: !near }))
     }
 
     /// The interface by which a datagram to many leaves: the first that was wished for, the one
@@ -251,6 +251,28 @@ impl State {
             Target::Nobody { source, .. } | Target::Many { source, .. } => source,
         })
     }
+}
+
+/// What a host sends to an address of its own comes by the interface that has it, although it never
+/// leaves the host (`__mkroute_output`, `ip6_rcv_core`). By another interface, which `named` is if
+/// not 0, it is lost, unless IPv4 has it come back by loopback.
+fn own_target(
+    own: &HostState,
+    ip: IpAddr,
+    named: u32,
+    source: IpAddr,
+    host: HostId,
+) -> io::Result<Target> {
+    let of_address = if ip.is_loopback() { LOOPBACK } else { own.interface_of(ip) };
+    let interface = match named {
+        0 => of_address,
+        named if named == of_address => of_address,
+        LOOPBACK if ip.is_ipv4() => LOOPBACK,
+        _ if ip.is_loopback() => return Ok(Target::Nobody { near: false, source }),
+        _ if ip.is_ipv6() => return Err(errno(libc::ENETUNREACH)),
+        _ => return Ok(Target::Nobody { near: true, source }),
+    };
+    Ok(Target::One(Path { destination: ip, to: host, interface, source, routed: false }))
 }
 
 pub(super) fn loopback(like: IpAddr) -> IpAddr {
