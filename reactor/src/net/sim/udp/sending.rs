@@ -388,13 +388,16 @@ impl Net {
         (loops, mode): (bool, u8),
     ) {
         let group = packet.destination.ip();
-        let members: Vec<(HostId, u32)> = if packet.hop_limit == 0 || interface == LOOPBACK {
+        let is_member = self.groups.hears((group, from, interface), packet.source.ip());
+        // What leaves by loopback comes back in any case: that is the way of this interface.
+        let is_heard = is_member && (loops || interface == LOOPBACK);
+        let stays = packet.hop_limit == 0;
+        let members: Vec<(HostId, u32)> = if stays || interface == LOOPBACK {
             Vec::new()
         } else {
-            self.groups.of(group).filter(|(host, _)| *host != from).collect()
+            self.groups.of(group, packet.source.ip()).filter(|(host, _)| *host != from).collect()
         };
-        // What leaves by loopback comes back in any case: that is the way of this interface.
-        if (loops || interface == LOOPBACK) && self.groups.has(group, from, interface) {
+        if is_heard {
             self.transmit_by(from, from, interface, packet.clone());
         }
         for (to, at) in members {
