@@ -147,6 +147,10 @@ impl State {
             };
             let wishes = [named, scope, options.multicast_interface];
             let interface = self.outgoing(own, ip, &wishes)?;
+            if interface == LOOPBACK && ip.is_ipv6() {
+                // Loopback has no route for groups of IPv6, since it is not capable of multicast.
+                return Err(errno(libc::ENETUNREACH));
+            }
             let source = match (ip, options.multicast_source) {
                 (IpAddr::V4(_), Some(source)) => Some(source.into()),
                 _ => own.source_on(interface, ip),
@@ -391,7 +395,9 @@ impl Net {
         let is_member = self.groups.hears((group, from, interface), packet.source.ip());
         // What leaves by loopback comes back in any case: that is the way of this interface.
         let is_heard = is_member && (loops || interface == LOOPBACK);
-        let stays = packet.hop_limit == 0;
+        // The hop limit is looked at only on the way of what may be looped (`ip_mc_output`,
+        // `ip6_finish_output2`).
+        let stays = packet.hop_limit == 0 && if group.is_ipv4() { is_member } else { is_heard };
         let members: Vec<(HostId, u32)> = if stays || interface == LOOPBACK {
             Vec::new()
         } else {
