@@ -11,8 +11,8 @@ fn stage() -> impl Iterator<Item = Network> {
     })
 }
 
-/// The index of an interface, as a datagram from `from` tells.
-fn index_of(heard: &str) -> &str {
+/// The name of an interface, as a datagram from `from` tells.
+fn interface_of(heard: &str) -> &str {
     heard.split_once(" on ").unwrap().1.split_whitespace().next().unwrap()
 }
 
@@ -40,7 +40,7 @@ fn broadcasts_reach_every_host_of_the_network_and_are_told_as_such() {
         a.tell("broadcast p 1");
         a.tell("send p 192.0.2.2:5000 red");
         let red = b.ask("hear p");
-        let red = index_of(&red).to_owned();
+        let red = interface_of(&red).to_owned();
         for (to, text) in [
             ("255.255.255.255:5000", "all"),
             ("<broadcast>:5000", "alias"),
@@ -57,7 +57,7 @@ fn broadcasts_reach_every_host_of_the_network_and_are_told_as_such() {
         a.tell("send p 198.51.100.255:5000 blue");
         let heard = b.ask("hear p");
         assert!(heard.starts_with("blue from 198.51.100.1 to 198.51.100.255 on "), "{heard}");
-        assert_ne!(index_of(&heard), red);
+        assert_ne!(interface_of(&heard), red);
     }
 }
 
@@ -111,12 +111,12 @@ fn what_a_host_sends_to_itself_comes_by_the_interface_of_the_address() {
             a.tell(&format!("send {port} {to} inside"));
             let inside = a.ask(&format!("hear {port}"));
             assert!(inside.starts_with(&format!("inside from {own} ")), "{inside}");
-            assert_eq!(index_of(&inside), index_of(&outside));
+            assert_eq!(interface_of(&inside), interface_of(&outside));
         }
         for (port, to) in [("p", "127.0.0.1:5000"), ("q", "[::1]:5001")] {
             a.tell(&format!("send {port} {to} loopback"));
             let loopback = a.ask(&format!("hear {port}"));
-            assert_eq!(index_of(&loopback), "1", "{loopback}");
+            assert_eq!(interface_of(&loopback), "lo", "{loopback}");
         }
     }
 }

@@ -13,6 +13,8 @@
 //! send PORT ADDRESS TEXT      written at once; `-` is an empty datagram
 //! queue PORT ADDRESS TEXT     written by the loop; answers what write_failed was told
 //! hear PORT                   the next datagram
+//! heard PORT TEXT             all up to TEXT, which will come, sorted
+//! device PORT ON|-            connect PORT ADDRESS    disconnect PORT
 //! reply PORT TEXT             to the last one heard
 //! interface list NAME         what interfaces() tells of it
 //! ```
@@ -102,7 +104,12 @@ impl Host {
                 writeln!(input, "{command}").unwrap();
                 answer(&self.name, answers)
             }
-            Program::Simulated(ports) => ports.answer(command),
+            Program::Simulated(ports) => {
+                let answer = ports.answer(command);
+                // Between namespaces nothing takes time, either.
+                ports.drive.turn().unwrap();
+                answer
+            }
         }
     }
 
@@ -151,16 +158,19 @@ struct Ear(Rc<RefCell<Heard>>);
 impl DatagramProtocol for Ear {
     fn datagram_received(
         &mut self,
-        _: &DatagramTransport,
+        transport: &DatagramTransport,
         datagram: Datagram<'_>,
     ) -> anyhow::Result<()> {
         let destination = datagram.destination().context("no destination")?;
+        let interfaces = transport.reactor().interfaces()?;
+        let index = datagram.interface().context("no interface")?;
+        let interface = interfaces.iter().find(|one| one.index() == index).context("unknown")?;
         let line = format!(
             "{} from {} to {} on {} hops {}",
             String::from_utf8_lossy(datagram.payload()),
             datagram.source().ip().to_canonical(),
             destination.ip().to_canonical(),
-            datagram.interface().context("no interface")?,
+            interface.name(),
             datagram.hop_limit().context("no hop limit")?,
         );
         self.0.borrow_mut().datagrams.push_back((line, datagram.reply()));
@@ -307,6 +317,25 @@ impl Ports {
                 }
                 return Ok(line);
             }
+            ("heard", [end]) => {
+                let start = self.drive.clock();
+                let ended = |heard: &Heard| {
+                    heard.datagrams.iter().any(|(line, _)| line.split(' ').next() == Some(end))
+                };
+                while !ended(&port.heard.borrow()) {
+                    if self.drive.clock() - start > PATIENCE / 2 {
+                        return Err(anyhow!("{end} was not heard"));
+                    }
+                    self.drive.turn()?;
+                }
+                let heard = std::mem::take(&mut port.heard.borrow_mut().datagrams);
+                let mut lines: Vec<String> = heard.into_iter().map(|(line, _)| line).collect();
+                lines.sort();
+                return Ok(lines.join("; "));
+            }
+            ("device", [on]) => transport.set_device(Some(*on).filter(|on| *on != "-"))?,
+            ("connect", [to]) => transport.connect(self.drive.address(to)?)?,
+            ("disconnect", []) => transport.disconnect()?,
             ("reply", [text]) => {
                 transport.write_with(text.as_bytes(), &port.answer)?;
                 let source = port.answer.source_address();

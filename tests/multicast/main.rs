@@ -6,6 +6,7 @@
 //! | `loopback.rs` | what one host shows: options, errors, several members on one port |
 //! | `groups.rs` | memberships, filters and TTL between hosts |
 //! | `broadcast.rs` | broadcasts between hosts |
+//! | `random.rs` | random programs, over the system and over the simulation |
 //! | `examples.rs` | the examples |
 //! | `network.rs` | making three hosts on two networks, and their removal |
 //! | `host.rs` | the program on a host: ports driven by lines of text |
@@ -19,3 +20,4 @@ mod groups;
 mod host;
 mod loopback;
 mod network;
+mod random;

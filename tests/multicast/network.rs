@@ -71,7 +71,7 @@ impl Network {
         Some(Self { a, b, c, namespaces: Some(namespaces) })
     }
 
-    fn simulated() -> Self {
+    pub fn simulated() -> Self {
         let world = Rc::new(World::new(1));
         let [a, b, c] = [1, 2, 3].map(|number| {
             let name = HOSTS[number - 1];
