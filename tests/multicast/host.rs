@@ -334,7 +334,7 @@ impl Ports {
                 return Ok(lines.join("; "));
             }
             ("device", [on]) => transport.set_device(Some(*on).filter(|on| *on != "-"))?,
-            ("connect", [to]) => transport.connect(self.drive.address(to)?)?,
+            ("connect", [to]) => transport.connect(parse_address(to)?)?,
             ("disconnect", []) => transport.disconnect()?,
             ("reply", [text]) => {
                 transport.write_with(text.as_bytes(), &port.answer)?;
