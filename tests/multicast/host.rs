@@ -219,6 +219,19 @@ impl Drive {
         Ok(())
     }
 
+    /// Reads an address. Names of zones are those of the system: on a simulated host they are put
+    /// as the indices of its interfaces.
+    fn address(&self, text: &str) -> anyhow::Result<SocketAddr> {
+        if let (Self::World(..), Some((start, rest))) = (self, text.split_once('%')) {
+            let (zone, port) = rest.split_once(']').context("no port")?;
+            let interfaces = self.handle().interfaces()?;
+            let index = interfaces.iter().find(|one| one.name() == zone).map(|one| one.index());
+            let zone = index.map_or(zone.to_owned(), |index| index.to_string());
+            return Ok(parse_address(&format!("{start}%{zone}]{port}"))?);
+        }
+        Ok(parse_address(text)?)
+    }
+
     /// Time as it passes for the host.
     fn clock(&self) -> Instant {
         self.handle().now()
@@ -291,10 +304,10 @@ impl Ports {
             ("broadcast", [on]) => transport.set_broadcast_allowed(*on == "1")?,
             ("send", [to, text]) => {
                 let text = text.trim_matches('-');
-                transport.try_write_to(text.as_bytes(), parse_address(to)?)?;
+                transport.try_write_to(text.as_bytes(), self.drive.address(to)?)?;
             }
             ("queue", [to, text]) => {
-                let to: SocketAddr = parse_address(to)?;
+                let to = self.drive.address(to)?;
                 transport.write_to(text.as_bytes(), to)?;
                 // Written in the first turn, and told in the same.
                 self.drive.turn()?;
@@ -334,7 +347,7 @@ impl Ports {
                 return Ok(lines.join("; "));
             }
             ("device", [on]) => transport.set_device(Some(*on).filter(|on| *on != "-"))?,
-            ("connect", [to]) => transport.connect(parse_address(to)?)?,
+            ("connect", [to]) => transport.connect(self.drive.address(to)?)?,
             ("disconnect", []) => transport.disconnect()?,
             ("reply", [text]) => {
                 transport.write_with(text.as_bytes(), &port.answer)?;
@@ -370,8 +383,8 @@ impl Ports {
 
     fn listen(&mut self, kind: &str, name: &str, address: &str) -> anyhow::Result<()> {
         let heard = Rc::new(RefCell::new(Heard::default()));
-        let options =
-            UdpOptions::parse(address)?.metadata(Metadata::DESTINATION | Metadata::HOP_LIMIT);
+        let options = UdpOptions::new(self.drive.address(address)?)
+            .metadata(Metadata::DESTINATION | Metadata::HOP_LIMIT);
         let ear = Ear(Rc::clone(&heard));
         let transport = match kind {
             "multicast" => self.drive.handle().listen_multicast(options, ear)?,

@@ -142,8 +142,9 @@ impl State {
         let ip = destination.ip();
         if ip.is_multicast() {
             let scope = match destination {
-                SocketAddr::V6(v6) => v6.scope_id(),
-                SocketAddr::V4(_) => 0,
+                // To groups of wider scope it says nothing (`__ipv6_addr_needs_scope_id`).
+                SocketAddr::V6(v6) if matches!(v6.ip().octets()[1] & 0x0f, 1 | 2) => v6.scope_id(),
+                _ => 0,
             };
             let wishes = [named, scope, options.multicast_interface];
             let interface = self.outgoing(own, ip, &wishes)?;
