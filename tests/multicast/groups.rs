@@ -344,6 +344,7 @@ fn a_group_can_be_left_on_an_interface_that_is_gone() {
 
 #[test]
 fn link_local_v6_groups_need_an_interface_and_tell_it() {
+    // A world has each link-local address once: no host has the same on two networks.
     for mut network in stage_of_the_system(&V6) {
         let Network { a, b, .. } = &mut network;
         b.tell("join p ff02::fb eth1");
@@ -368,6 +369,7 @@ fn with_no_route_the_default_interface_is_an_error() {
 
 #[test]
 fn interfaces_are_listed_with_addresses_and_flags_up_or_down() {
+    // Interfaces of simulated hosts neither come nor go.
     for mut network in Network::of_the_system() {
         assert_eq!(network.a.ask("interface list lo"), "up loopback 127.0.0.1/8 ::1/128");
         let addresses = "198.51.100.1/24 (198.51.100.255)";

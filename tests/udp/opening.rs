@@ -396,6 +396,7 @@ fn an_ipv6_only_wildcard_port_hears_nothing_over_ipv4() {
 
 #[test]
 fn scope_ids_are_kept() {
+    // Over the simulation: `sim/zones.rs`.
     // Traffic to an address of this very host stays on it, whatever interface has the address.
     let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let link_local = addresses.lines().find_map(|line| {
