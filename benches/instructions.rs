@@ -52,11 +52,14 @@ const TOGGLES: [&str; 5] = [
 /// measured.
 type Case = (&'static str, fn() -> anyhow::Result<usize>);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 12] = [
     ("udp_echo_1_peer", || datagrams(Scripted::new(Echo)?, 1)),
     ("udp_echo_16_peers", || datagrams(Scripted::new(Echo)?, 16)),
+    ("udp_echo_merged", || merged_datagrams(Scripted::new(Echo)?)),
     ("udp_sink", || datagrams(Scripted::new(Sink::default())?, 16)),
+    ("udp_sink_merged", || merged_datagrams(Scripted::new(Sink::default())?)),
     ("udp_echo_16_peers_system_sockets", system_datagrams),
+    ("udp_echo_merged_system_sockets", system_merged_datagrams),
     ("tcp_echo_64_bytes", stream),
     ("tcp_echo_64_bytes_system_sockets", system_stream),
     ("timer_push_back", timer),
@@ -83,6 +86,21 @@ fn measured_push_back(calls: &[DelayedCall], delay: Duration) -> anyhow::Result<
 fn datagrams(scripted: Scripted, peers: usize) -> anyhow::Result<usize> {
     for _ in 0..ROUNDS {
         scripted.receive(DATAGRAMS, peers, &PAYLOAD);
+        measured_turn(&scripted.reactor);
+        scripted.script.forget_sent();
+    }
+    let delivered = scripted.port.stats()?.datagrams_in;
+    anyhow::ensure!(delivered == (ROUNDS * DATAGRAMS) as u64, "{delivered} delivered");
+    Ok(ROUNDS * DATAGRAMS)
+}
+
+/// The kernel hands over what a peer sent in a burst as one message.
+fn merged_datagrams(scripted: Scripted) -> anyhow::Result<usize> {
+    let burst = PAYLOAD.repeat(DATAGRAMS / 4);
+    for _ in 0..ROUNDS {
+        for number in 0..4 {
+            scripted.script.receive_merged(peer(number), &burst, PAYLOAD.len());
+        }
         measured_turn(&scripted.reactor);
         scripted.script.forget_sent();
     }
@@ -129,6 +147,27 @@ fn system_datagrams() -> anyhow::Result<usize> {
         measured_turn(&reactor);
         let mut bursts = peers.iter().flat_map(|peer| std::iter::repeat_n(peer, DATAGRAMS / 16));
         bursts.try_for_each(|peer| peer.recv(&mut answer).map(drop))?;
+    }
+    Ok(ROUNDS * DATAGRAMS)
+}
+
+/// The same, with peers that send in bursts which the kernel does not take apart.
+fn system_merged_datagrams() -> anyhow::Result<usize> {
+    let (reactor, other) = (Reactor::new()?, Reactor::new()?);
+    let port = reactor.listen_udp("127.0.0.1:0", Echo)?;
+    let peers = (0..4)
+        .map(|_| Ok(other.listen_udp("127.0.0.1:0", Sink::default())?))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let to = port.local_addr()?;
+    for round in 1..=ROUNDS {
+        for peer in &peers {
+            (0..DATAGRAMS / 4).try_for_each(|_| peer.write_to(&PAYLOAD, to))?;
+        }
+        turn(&other);
+        measured_turn(&reactor);
+        turn(&other);
+        let answered = port.stats()?.datagrams_out;
+        anyhow::ensure!(answered == (round * DATAGRAMS) as u64, "{answered} answered");
     }
     Ok(ROUNDS * DATAGRAMS)
 }

@@ -93,7 +93,7 @@ pub(crate) enum Stop {
 }
 
 /// The reactor behind a handle that is about to ask something of it.
-#[inline]
+#[inline(always)]
 pub(crate) fn reach(inner: &Weak<Inner>) -> Option<Rc<Inner>> {
     let inner = inner.upgrade()?;
     inner.touch();
@@ -193,6 +193,14 @@ impl Inner {
     #[inline]
     pub(crate) fn touch(&self) {
         #[cfg(feature = "sim")]
+        if self.hook.get().is_some() {
+            self.touch_world();
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    #[cold]
+    fn touch_world(&self) {
         if let Some(hook) = self.hook.get() {
             hook.touch();
         }

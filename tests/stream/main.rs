@@ -6,6 +6,7 @@ mod forwarding;
 mod idle;
 mod interleaving;
 mod programs;
+mod recorder;
 mod rules;
 mod servers;
 mod support;

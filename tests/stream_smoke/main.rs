@@ -2,9 +2,9 @@
 
 mod clients;
 mod data;
+#[path = "../stream/recorder.rs"]
+mod recorder;
 mod servers;
-#[path = "../stream/support.rs"]
-mod support;
 
 #[path = "../ground/mod.rs"]
 mod ground;
@@ -20,7 +20,8 @@ use strand_reactor::{
     Protocol, SharedFactory, TcpOptions, Transport, WriteError,
 };
 
-use support::*;
+use ground::{Ground, Peer, everywhere};
+use recorder::*;
 
 /// One connection of a peer that blocks; the reactor's side is what `protocol` says.
 #[track_caller]

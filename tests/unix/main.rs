@@ -15,6 +15,5 @@ mod program;
 #[path = "../common/watchdog.rs"]
 mod watchdog;
 
-#[path = "../stream/support.rs"]
-#[allow(dead_code, reason = "what opens TCP ports is of no use here")]
+#[path = "../stream/recorder.rs"]
 mod recorder;

@@ -6,12 +6,41 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use strand_reactor::{Handle, ListeningPort, PeerAddr, Reactor, UnixOptions};
 
-pub use crate::recorder::{
-    Log, Recorder, WATCHDOG, assert_last, count, log, note, pattern, reactor, run, turn_until,
-};
+pub use crate::recorder::{Log, Recorder, assert_last, count, log, note, pattern};
+
+/// Bounds every test: a hang is a failure. Nothing is ever timed by it.
+pub const WATCHDOG: Duration = Duration::from_secs(120);
+
+fn hang(handle: &Handle) {
+    handle.stop();
+    panic!("the test hangs");
+}
+
+pub fn reactor() -> Reactor {
+    let reactor = Reactor::new().expect("a reactor");
+    reactor.call_later(WATCHDOG, hang).unref();
+    reactor
+}
+
+/// Runs until nothing is left that could call back.
+#[track_caller]
+pub fn run(reactor: &Reactor) {
+    reactor.run().expect("the loop runs");
+    assert_eq!(reactor.stats().callback_panics, 0, "a callback panicked");
+}
+
+/// Turns until `done`.
+#[track_caller]
+pub fn turn_until(reactor: &Reactor, mut done: impl FnMut() -> bool) {
+    while !done() {
+        reactor.iterate(Some(Duration::from_millis(20))).expect("a turn");
+        assert_eq!(reactor.stats().callback_panics, 0, "a callback panicked, or the test hangs");
+    }
+}
 
 /// A directory that is gone with the test.
 pub struct Folder(PathBuf);

@@ -18,6 +18,8 @@ use crate::slots::Key;
 /// the receives before its end are of few slots: bulk traffic then costs 1.4 times as much.
 const TURN_BYTES: usize = 1024 * 1024;
 const TURN_DATAGRAMS: usize = 4096;
+/// Memory for datagrams put aside that a flooded port keeps from one turn to the next.
+const STASH_BYTES: usize = 128 * 1024;
 /// Receive errors of a port that one turn bears before it goes on to other ports.
 const TURN_ERRORS: usize = 64;
 
@@ -32,6 +34,17 @@ impl Budget {
     fn spend(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
         self.datagrams -= 1;
+    }
+
+    /// How far it goes in a message of which `rest` bytes are left: so many bytes of datagrams of
+    /// `segment` bytes each.
+    #[inline]
+    fn reach(&self, rest: usize, segment: usize) -> usize {
+        if rest < self.bytes && rest <= self.datagrams.saturating_mul(segment) {
+            // All of it, without a division.
+            return rest;
+        }
+        self.bytes.div_ceil(segment).min(self.datagrams).saturating_mul(segment)
     }
 
     #[inline]
@@ -70,8 +83,10 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
     let transport = DatagramTransport::new(inner, key);
     let mut budget = Budget { bytes: TURN_BYTES, datagrams: TURN_DATAGRAMS };
     let delivery = Delivery { inner, key, transport: &transport };
-    let finished = delivery.stashed(&mut *protocol, &mut stash, &mut budget)
-        && delivery.received(&mut *protocol, &mut batch, &mut budget, ready.error);
+    let finished = delivery.stashed(&mut *protocol, &mut stash, &mut budget) && {
+        delivery.lend_memory(&mut stash);
+        delivery.received(&mut *protocol, &mut batch, &mut budget, ready.error)
+    };
 
     let gone = {
         let mut core = inner.core.borrow_mut();
@@ -82,12 +97,7 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
                 port.delivering = false;
                 port.protocol = Some(protocol);
                 if !port.closing {
-                    // Received before anything that `received` put aside, so it goes in front.
-                    stash.append(&mut port.stash);
-                    port.stash = stash;
-                    if !finished && port.reads() {
-                        port.make_ready(Readiness::READABLE, &mut core.agenda);
-                    }
+                    put_back(port, stash, finished, &mut core.agenda);
                 }
                 core.batches.push(batch);
                 None
@@ -98,6 +108,19 @@ pub(crate) fn service(inner: &Rc<Inner>, key: Key, ready: Readiness) {
     };
     inner.leave();
     drop(gone);
+}
+
+/// Puts back what was left of a stash when the delivery ended.
+fn put_back(port: &mut Port, mut stash: Stash, finished: bool, agenda: &mut Agenda) {
+    // Received before anything that `received` put aside, so it goes in front.
+    stash.append(&mut port.stash);
+    let goes_on = !finished && port.reads();
+    // Memory alone is kept only while more comes.
+    let is_kept = goes_on || !stash.datagrams.is_empty();
+    port.stash = if is_kept { stash } else { Stash::default() };
+    if goes_on {
+        port.make_ready(Readiness::READABLE, agenda);
+    }
 }
 
 struct Delivery<'a> {
@@ -137,6 +160,17 @@ impl Delivery<'_> {
         true
     }
 
+    /// Gives the port the memory of a stash that was delivered: under a flood the next turn puts
+    /// aside as much again.
+    fn lend_memory(&self, stash: &mut Stash) {
+        if (1..=STASH_BYTES).contains(&stash.bytes.capacity())
+            && let Some(port) = self.inner.core.borrow_mut().ports.get_mut(self.key)
+            && port.stash.datagrams.is_empty()
+        {
+            std::mem::swap(stash, &mut port.stash);
+        }
+    }
+
     /// Receives and delivers until the socket is drained (true), the budget is spent or the
     /// protocol had enough (false).
     fn received(
@@ -167,6 +201,9 @@ impl Delivery<'_> {
             while place.message < batch.messages.len() {
                 let outcome =
                     guarded(|| place.deliver(protocol, self.transport, batch, budget, self.inner));
+                if let Some(message) = batch.messages.get(place.message) {
+                    place.charge(message, budget);
+                }
                 match outcome {
                     Ok(()) => break,
                     Err(failure) => self.inner.report(Some(self.key), "datagram_received", failure),
@@ -224,7 +261,10 @@ fn receive(
             for message in &batch.messages {
                 longest = longest.max(message.len);
                 bytes += message.len;
-                datagrams += message.len.div_ceil(message.segment).max(1);
+                datagrams += match message.len <= message.segment {
+                    true => 1,
+                    false => message.len.div_ceil(message.segment),
+                };
             }
             port.stats.batches_in += 1;
             port.stats.datagrams_in += datagrams as u64;
@@ -254,6 +294,8 @@ struct Place {
     message: usize,
     /// Start of the next datagram in the message.
     offset: usize,
+    /// How far in the message the budget is charged.
+    charged: usize,
     info: DatagramInfo,
     /// The message that `info` tells of.
     info_of: Option<usize>,
@@ -271,6 +313,7 @@ impl Place {
         Self {
             message: 0,
             offset: 0,
+            charged: 0,
             info: DatagramInfo {
                 source: super::UNSPECIFIED,
                 meta: crate::net::Meta::default(),
@@ -308,10 +351,12 @@ impl Place {
         let start = self.offset;
         let len = message.segment.min(message.len - start);
         self.offset = start + len;
+        self.charged = self.offset;
         let is_last = self.offset >= message.len;
         if is_last {
             self.message += 1;
             self.offset = 0;
+            self.charged = 0;
         }
         let delivered = len.min(self.max_datagram_size);
         let truncated = delivered < len || (is_last && message.truncated);
@@ -330,24 +375,68 @@ impl Place {
     ) -> anyhow::Result<()> {
         while let Some(message) = batch.messages.get(self.message) {
             let slot = &batch.data[self.message * SLOT_LEN..][..message.len];
-            let number = self.message;
             self.read_info(message);
-            while self.message == number {
-                let (start, len, truncated) = self.step(message);
-                let datagram = Datagram {
-                    payload: &slot[start..start + len],
-                    info: &self.info,
-                    kernel_drops: std::mem::take(&mut self.drops),
-                    truncated,
-                };
-                budget.spend(len);
-                protocol.datagram_received(transport, datagram)?;
+            if message.segment < message.len
+                && message.segment <= self.max_datagram_size
+                && self.drops == 0
+            {
+                self.deliver_whole(protocol, transport, message, slot, budget, inner)?;
+                self.charge(message, budget);
                 if inner.is_interrupted() || budget.is_spent() {
                     return Ok(());
                 }
             }
+            let (start, len, truncated) = self.step(message);
+            budget.spend(len);
+            let payload = &slot[start..start + len];
+            let kernel_drops = std::mem::take(&mut self.drops);
+            let datagram = Datagram { payload, info: &self.info, kernel_drops, truncated };
+            protocol.datagram_received(transport, datagram)?;
+            if inner.is_interrupted() || budget.is_spent() {
+                return Ok(());
+            }
         }
         Ok(())
+    }
+
+    /// Delivers all datagrams of a message but the last, as far as the budget goes, which is
+    /// charged for them afterwards: what is the same for all of them is not done for each. None is
+    /// cut, and no drops are to be told.
+    #[inline]
+    fn deliver_whole(
+        &mut self,
+        protocol: &mut dyn DatagramProtocol,
+        transport: &DatagramTransport,
+        message: &Message,
+        slot: &[u8],
+        budget: &Budget,
+        inner: &Inner,
+    ) -> anyhow::Result<()> {
+        let segment = message.segment;
+        let mut rest = &slot[self.offset..];
+        let left = segment.max(rest.len().saturating_sub(budget.reach(rest.len(), segment)));
+        while left < rest.len() {
+            let (payload, more) = rest.split_at(segment);
+            rest = more;
+            self.offset += segment;
+            let datagram =
+                Datagram { payload, info: &self.info, kernel_drops: 0, truncated: false };
+            protocol.datagram_received(transport, datagram)?;
+            if inner.is_interrupted() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges the budget for what `deliver_whole` has delivered of the message.
+    fn charge(&mut self, message: &Message, budget: &mut Budget) {
+        if self.charged < self.offset {
+            let bytes = self.offset - self.charged;
+            budget.bytes = budget.bytes.saturating_sub(bytes);
+            budget.datagrams -= bytes / message.segment;
+            self.charged = self.offset;
+        }
     }
 
     /// Copies what was not delivered to the port: the buffers are needed for others.

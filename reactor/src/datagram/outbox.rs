@@ -68,30 +68,51 @@ impl Payload<'_> {
 #[derive(Default)]
 pub(crate) struct Outbox {
     storage: Option<Storage>,
-    /// Datagrams of `storage.queue` that are done with.
+    /// Runs of `storage.queue` that are done with.
     head: usize,
-    /// Number of the datagram at `head`, counted over the life of the port.
+    /// Datagrams waiting.
+    len: usize,
+    /// Number of the oldest that waits, counted over the life of the port.
     sequence: u64,
     /// Payload bytes waiting.
     bytes: usize,
-    /// Waiting datagrams whose payload is in the receive buffers.
+    /// Waiting runs whose payloads are in the receive buffers.
     lent: usize,
-    /// About how many messages the unflushed datagrams make, and the datagrams in the last one.
-    messages: usize,
-    last_run: usize,
+    unflushed: Messages,
     /// By number of the datagram; ascending.
     completions: VecDeque<(u64, Completion)>,
+}
+
+/// About how many messages the unflushed datagrams make.
+#[derive(Default)]
+struct Messages {
+    count: usize,
+    /// Datagrams in the last one.
+    last: usize,
+}
+
+impl Messages {
+    /// Counts another datagram; `joins` says that it is like the last one, and may leave with it.
+    #[inline]
+    fn add(&mut self, joins: bool) {
+        if joins && self.last < MAX_SEGMENTS {
+            self.last += 1;
+        } else {
+            self.count += 1;
+            self.last = 1;
+        }
+    }
 }
 
 impl Outbox {
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.storage.as_ref().map_or(0, |storage| storage.queue.len() - self.head)
+        self.len
     }
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.storage.is_none()
+        self.len == 0
     }
 
     #[inline]
@@ -102,69 +123,47 @@ impl Outbox {
     /// Whether enough has been collected to flush without waiting.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
-        self.messages >= FLUSH_MESSAGES
+        self.unflushed.count >= FLUSH_MESSAGES
     }
 
-    /// Appends a datagram. `merges` says that runs of equal size to one peer leave as one message.
+    /// The completion of the datagram that is pushed next.
+    pub(crate) fn complete_next(&mut self, completion: Completion) {
+        self.completions.push_back((self.sequence + self.len as u64, completion));
+    }
+
+    /// Appends a datagram, to the peer if `to` is `None`. `merges` says that runs of equal size to
+    /// one peer leave as one message.
     #[inline]
     pub(crate) fn push(
         &mut self,
         payload: &Payload<'_>,
-        to: Option<SocketAddr>,
-        control: Control,
-        completion: Option<Completion>,
+        to: Option<&SocketAddr>,
+        control: Option<&Control>,
         merges: bool,
         spares: &mut Vec<Storage>,
     ) {
         let storage = self.storage.get_or_insert_with(|| spares.pop().unwrap_or_default());
-        let (start, lent) = storage.hold(payload);
-        self.lent += usize::from(lent);
         let len = payload.len();
-        let joins = merges
-            && self.last_run < MAX_SEGMENTS
-            && storage.queue.last().is_some_and(|last| {
-                last.len == len && len > 0 && last.to == to && last.control == control
-            });
-        if joins {
-            self.last_run += 1;
-        } else {
-            self.messages += 1;
-            self.last_run = 1;
-        }
-        if let Some(completion) = completion {
-            let number = self.sequence + (storage.queue.len() - self.head) as u64;
-            self.completions.push_back((number, completion));
-        }
-        self.bytes += len;
-        storage.queue.push(Outgoing { start, len, lent, to, control });
-    }
-
-    /// Whether a datagram of `len` bytes to `to` is like the one that was appended last, and that
-    /// still waits: to the same destination, with no control of its own, and no longer.
-    #[inline]
-    pub(crate) fn is_followed_by(&self, len: usize, to: &SocketAddr) -> bool {
-        self.storage.as_ref().and_then(|storage| storage.queue.last()).is_some_and(|last| {
-            len <= last.len && last.to.as_ref() == Some(to) && last.control.is_none()
-        })
-    }
-
-    /// Appends a datagram that [`is_followed_by`](Self::is_followed_by) has found to be like the
-    /// last.
-    #[inline]
-    pub(crate) fn follow(&mut self, payload: &Payload<'_>, merges: bool) {
-        let Some(storage) = &mut self.storage else { return };
-        let Some(&last) = storage.queue.last() else { return };
         let (start, lent) = storage.hold(payload);
-        self.lent += usize::from(lent);
-        let len = payload.len();
-        if merges && self.last_run < MAX_SEGMENTS && last.len == len && len > 0 {
-            self.last_run += 1;
-        } else {
-            self.messages += 1;
-            self.last_run = 1;
-        }
+        self.len += 1;
         self.bytes += len;
-        storage.queue.push(Outgoing { start, len, lent, ..last });
+        let mut joins = false;
+        if let Some(last) = storage.queue.last_mut()
+            && last.len == len
+            && last.to.as_ref() == to
+            && control.map_or_else(|| last.control.is_none(), |it| last.control == *it)
+        {
+            joins = merges && len > 0;
+            if last.lent == lent && last.start + last.bytes() == start {
+                last.count += 1;
+                self.unflushed.add(joins);
+                return;
+            }
+        }
+        self.unflushed.add(joins);
+        self.lent += usize::from(lent);
+        let (to, control) = (to.copied(), control.copied().unwrap_or_default());
+        storage.queue.push(Outgoing { start, len, count: 1, lent, to, control });
     }
 
     /// What waits, as the socket takes it. `lent` are the receive buffers.
@@ -178,15 +177,9 @@ impl Outbox {
         }
     }
 
-    /// The oldest datagram.
-    pub(crate) fn front(&self) -> Option<&Outgoing> {
-        self.storage.as_ref().and_then(|storage| storage.queue.get(self.head))
-    }
-
     /// Everything unflushed was offered to the socket.
     pub(crate) fn flushed(&mut self) {
-        self.messages = 0;
-        self.last_run = 0;
+        self.unflushed = Messages::default();
     }
 
     /// Removes the oldest `count` datagrams, which were sent; hands over each completion that is
@@ -197,18 +190,28 @@ impl Outbox {
         spares: &mut Vec<Storage>,
         mut completed: impl FnMut(Completion, usize),
     ) -> usize {
-        let Some(storage) = &self.storage else { return 0 };
-        let mut removed = 0;
-        for (nth, datagram) in storage.queue[self.head..self.head + count].iter().enumerate() {
-            removed += datagram.len;
-            self.lent -= usize::from(datagram.lent);
-            let number = self.sequence + nth as u64;
-            if let Some(completion) = due(&mut self.completions, number) {
-                completed(completion, datagram.len);
+        let Some(storage) = &mut self.storage else { return 0 };
+        let (mut left, mut removed) = (count, 0);
+        for run in &mut storage.queue[self.head..] {
+            let taken = left.min(run.count);
+            let bytes = taken * run.len;
+            left -= taken;
+            removed += bytes;
+            self.sequence += taken as u64;
+            while let Some(completion) = due(&mut self.completions, self.sequence) {
+                completed(completion, run.len);
             }
+            if taken < run.count {
+                run.count -= taken;
+                run.start += bytes;
+                break;
+            }
+            self.head += 1;
+            self.lent -= usize::from(run.lent);
         }
+        self.len -= count;
         self.bytes -= removed;
-        self.advance(count, spares);
+        self.tidy(spares);
         removed
     }
 
@@ -217,22 +220,26 @@ impl Outbox {
         &mut self,
         spares: &mut Vec<Storage>,
     ) -> Option<(Outgoing, Option<Completion>)> {
-        let datagram = *self.front()?;
-        let number = self.sequence;
-        let completion = due(&mut self.completions, number);
-        self.lent -= usize::from(datagram.lent);
+        let run = self.storage.as_mut()?.queue.get_mut(self.head)?;
+        let datagram = run.take_first();
+        if run.count == 0 {
+            self.head += 1;
+            self.lent -= usize::from(datagram.lent);
+        }
+        self.len -= 1;
         self.bytes -= datagram.len;
-        self.advance(1, spares);
+        self.sequence += 1;
+        let completion = due(&mut self.completions, self.sequence);
+        self.tidy(spares);
         Some((datagram, completion))
     }
 
-    fn advance(&mut self, count: usize, spares: &mut Vec<Storage>) {
-        self.head += count;
-        self.sequence += count as u64;
+    /// Gives memory back that holds what is done with.
+    fn tidy(&mut self, spares: &mut Vec<Storage>) {
         let Some(storage) = &mut self.storage else { return };
         if self.head == storage.queue.len() {
             self.head = 0;
-            (self.messages, self.last_run) = (0, 0);
+            self.unflushed = Messages::default();
             storage.queue.clear();
             storage.bytes.clear();
             let small = storage.bytes.capacity() <= SPARE_BYTES;
@@ -249,10 +256,10 @@ impl Outbox {
             storage.queue.drain(..self.head);
             self.head = 0;
             let mut kept = Vec::with_capacity(self.bytes);
-            for datagram in storage.queue.iter_mut().filter(|datagram| !datagram.lent) {
+            for run in storage.queue.iter_mut().filter(|run| !run.lent) {
                 let start = kept.len();
-                kept.extend_from_slice(&storage.bytes[datagram.start..][..datagram.len]);
-                datagram.start = start;
+                kept.extend_from_slice(&storage.bytes[run.start..][..run.bytes()]);
+                run.start = start;
             }
             storage.bytes = kept;
         }
@@ -265,10 +272,10 @@ impl Outbox {
         }
         self.lent = 0;
         if let Some(storage) = &mut self.storage {
-            for datagram in storage.queue[self.head..].iter_mut().filter(|datagram| datagram.lent) {
+            for run in storage.queue[self.head..].iter_mut().filter(|run| run.lent) {
                 let start = storage.bytes.len();
-                storage.bytes.extend_from_slice(&lent[datagram.start..][..datagram.len]);
-                (datagram.start, datagram.lent) = (start, false);
+                storage.bytes.extend_from_slice(&lent[run.start..][..run.bytes()]);
+                (run.start, run.lent) = (start, false);
             }
         }
     }
@@ -277,8 +284,8 @@ impl Outbox {
     /// lose that peer.
     pub(crate) fn address(&mut self, peer: SocketAddr) {
         if let Some(storage) = &mut self.storage {
-            storage.queue[self.head..].iter_mut().for_each(|datagram| {
-                datagram.to.get_or_insert(peer);
+            storage.queue[self.head..].iter_mut().for_each(|run| {
+                run.to.get_or_insert(peer);
             });
         }
     }
@@ -289,12 +296,14 @@ impl Outbox {
     }
 }
 
-/// The completion of datagram `number`, if it has one.
-fn due(completions: &mut VecDeque<(u64, Completion)>, number: u64) -> Option<Completion> {
-    match completions.front() {
-        Some((first, _)) if *first == number => completions.pop_front().map(|(_, done)| done),
-        _ => None,
+/// The oldest completion, if its datagram came before number `next`.
+#[inline]
+fn due(completions: &mut VecDeque<(u64, Completion)>, next: u64) -> Option<Completion> {
+    let (number, _) = completions.front()?;
+    if *number >= next {
+        return None;
     }
+    completions.pop_front().map(|(_, completion)| completion)
 }
 
 #[cfg(test)]
@@ -302,12 +311,12 @@ mod tests {
     use super::*;
 
     fn push(outbox: &mut Outbox, payload: &[u8], spares: &mut Vec<Storage>) {
-        outbox.push(&Payload::Copied(payload), None, Control::default(), None, true, spares);
+        outbox.push(&Payload::Copied(payload), None, None, true, spares);
     }
 
     fn payloads(outbox: &Outbox, lent: &[u8]) -> Vec<Vec<u8>> {
         let batch = outbox.batch(lent, true);
-        batch.queue.iter().map(|datagram| batch.payload(datagram).to_vec()).collect()
+        batch.datagrams().map(|datagram| batch.payload(&datagram).to_vec()).collect()
     }
 
     #[test]
@@ -326,12 +335,36 @@ mod tests {
     }
 
     #[test]
+    fn alike_datagrams_that_lie_one_after_another_are_one_run_which_may_be_sent_in_parts() {
+        let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
+        let lent = *b"aabbccdd..ee";
+        for start in [0, 2, 4, 6, 10] {
+            if start == 4 {
+                outbox.complete_next(Box::new(|_| Ok(())));
+            }
+            outbox.push(&Payload::Lent { start, len: 2 }, None, None, true, &mut spares);
+        }
+        assert_eq!(outbox.batch(&lent, true).queue.len(), 2);
+        assert_eq!(outbox.unflushed.count, 1, "the gap is no matter to the message");
+        let mut completed = 0;
+        assert_eq!(outbox.sent(2, &mut spares, |_, _| completed += 1), 4);
+        assert_eq!((outbox.len(), outbox.bytes(), completed), (3, 6, 0));
+        let (first, completion) = outbox.pop(&mut spares).unwrap();
+        assert_eq!((first.start, first.len, first.count, completion.is_some()), (4, 2, 1, true));
+        outbox.keep_lent(&lent);
+        push(&mut outbox, b"ff", &mut spares);
+        assert_eq!(payloads(&outbox, &[]), [b"dd", b"ee", b"ff"]);
+        assert_eq!(outbox.sent(3, &mut spares, |_, _| completed += 1), 6);
+        assert!(outbox.is_empty() && outbox.storage.is_none() && completed == 0);
+    }
+
+    #[test]
     fn what_is_lent_is_copied_before_the_buffers_are_written_again() {
         let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
         let lent = *b"..lent..";
         push(&mut outbox, b"own", &mut spares);
         let payload = Payload::Lent { start: 2, len: 4 };
-        outbox.push(&payload, None, Control::default(), None, true, &mut spares);
+        outbox.push(&payload, None, None, true, &mut spares);
         push(&mut outbox, b"more", &mut spares);
         assert_eq!(payloads(&outbox, &lent), [&b"own"[..], b"lent", b"more"]);
         outbox.keep_lent(&lent);
@@ -342,10 +375,10 @@ mod tests {
     fn completions_follow_their_own_datagram() {
         let (mut outbox, mut spares) = (Outbox::default(), Vec::new());
         for (number, done) in [(1, false), (2, true), (3, false), (4, true)] {
-            let completion = done.then(|| -> Completion { Box::new(|_| Ok(())) });
-            let payload = vec![0; number];
-            let payload = Payload::Copied(&payload);
-            outbox.push(&payload, None, Control::default(), completion, false, &mut spares);
+            if done {
+                outbox.complete_next(Box::new(|_| Ok(())));
+            }
+            push(&mut outbox, &vec![0; number], &mut spares);
         }
         let mut completed = Vec::new();
         outbox.sent(3, &mut spares, |_, len| completed.push(len));
@@ -374,11 +407,11 @@ mod tests {
         for _ in 0..64 {
             push(&mut outbox, b"same", &mut spares);
         }
-        assert_eq!(outbox.messages, 1);
+        assert_eq!(outbox.unflushed.count, 1);
         push(&mut outbox, b"same", &mut spares);
         push(&mut outbox, b"other", &mut spares);
         push(&mut outbox, b"", &mut spares);
         push(&mut outbox, b"", &mut spares);
-        assert_eq!(outbox.messages, 5);
+        assert_eq!(outbox.unflushed.count, 5);
     }
 }

@@ -46,6 +46,7 @@ impl<'a> Datagram<'a> {
 
 impl Deref for Datagram<'_> {
     type Target = DatagramInfo;
+    #[inline]
     fn deref(&self) -> &DatagramInfo {
         self.info
     }

@@ -3,12 +3,14 @@
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
+use super::family::MIN_MAX_PAYLOAD;
 use super::outbox::{Completion, Payload};
 use super::port::Port;
 use super::{DatagramTransport, QueuePolicy, SendOptions};
 use crate::agenda::Agenda;
 use crate::callback::CallbackResult;
 use crate::error::WriteError;
+use crate::inner::Inner;
 use crate::net::{Control, Outgoing, SendBatch, SocketOption};
 use crate::slots::Key;
 
@@ -21,7 +23,13 @@ impl DatagramTransport {
     /// the system finds wrong later goes to
     /// [`write_failed`](crate::DatagramProtocol::write_failed).
     pub fn write(&self, payload: &[u8]) -> Result<(), WriteError> {
-        self.enqueue(Payload::Copied(payload), SendOptions::new(), None)
+        let is_done = |port: &mut Port, agenda: &mut Agenda, _: &Inner| {
+            port.enqueue_plain(payload, None, agenda)
+        };
+        match self.with(is_done) {
+            Some(true) => Ok(()),
+            _ => self.enqueue_slowly(payload, None),
+        }
     }
 
     /// Sends `payload` to `destination`, as [`write`](Self::write) does.
@@ -31,13 +39,14 @@ impl DatagramTransport {
     /// `WrongFamily`, and `BroadcastNotAllowed` for 255.255.255.255.
     #[inline]
     pub fn write_to(&self, payload: &[u8], destination: SocketAddr) -> Result<(), WriteError> {
-        self.with(|port, agenda, _| {
-            if port.follow(payload, destination, agenda) {
-                return Ok(());
-            }
-            port.enqueue_to(payload, destination, agenda)
-        })
-        .unwrap_or(Err(WriteError::Closed))
+        // A result that may hold an error is slow to hand on.
+        let is_done = |port: &mut Port, agenda: &mut Agenda, _: &Inner| {
+            port.enqueue_plain(payload, Some(&destination), agenda)
+        };
+        match self.with(is_done) {
+            Some(true) => Ok(()),
+            _ => self.enqueue_slowly(payload, Some(destination)),
+        }
     }
 
     /// Sends the pieces as one datagram to the port's peer.
@@ -169,7 +178,7 @@ impl DatagramTransport {
                 for (payload, to) in piece {
                     match port.admit(payload.len(), &options_to(*to)) {
                         Ok(to) => {
-                            queue.push(outgoing(own.len(), payload.len(), to));
+                            queue.push(Outgoing::one(own.len(), payload.len(), to));
                             own.extend_from_slice(payload);
                         }
                         Err(error) => {
@@ -220,7 +229,12 @@ impl DatagramTransport {
         self.with(|port, _, _| port.outbox.bytes()).unwrap_or(0)
     }
 
-    #[inline(always)]
+    /// Apart, so that the short way needs no room for what it does.
+    #[cold]
+    fn enqueue_slowly(&self, payload: &[u8], to: Option<SocketAddr>) -> Result<(), WriteError> {
+        self.enqueue(Payload::Copied(payload), options_to(to), None)
+    }
+
     fn enqueue(
         &self,
         payload: Payload<'_>,
@@ -242,7 +256,7 @@ impl DatagramTransport {
             if !port.outbox.is_empty() {
                 return Err(WriteError::WouldBlock);
             }
-            let queue = [outgoing(0, payload.len(), to)];
+            let queue = [Outgoing::one(0, payload.len(), to)];
             port.send_now(
                 &SendBatch { queue: &queue, own: payload, lent: &[], merge: false },
                 agenda,
@@ -267,10 +281,6 @@ fn options_to(destination: impl Into<Option<SocketAddr>>) -> SendOptions {
 
 fn gather<'a>(pieces: &'a [IoSlice<'a>]) -> Result<Payload<'a>, WriteError> {
     if pieces.is_empty() { Err(WriteError::NoBuffers) } else { Ok(Payload::Pieces(pieces)) }
-}
-
-fn outgoing(start: usize, len: usize, to: Option<SocketAddr>) -> Outgoing {
-    Outgoing { start, len, lent: false, to, control: Control::default() }
 }
 
 /// A payload that lies in the buffers being delivered to this very port is sent from there.
@@ -310,7 +320,7 @@ impl Port {
         if len > max {
             return Err(WriteError::TooLong { len, max });
         }
-        if to.is_some_and(is_limited_broadcast)
+        if to.as_ref().is_some_and(is_limited_broadcast)
             && self.socket.option(SocketOption::Broadcast).is_ok_and(|allowed| allowed == 0)
         {
             return Err(WriteError::BroadcastNotAllowed);
@@ -321,19 +331,7 @@ impl Port {
         Ok(to)
     }
 
-    /// Apart, so that the short way needs no room for what it does.
-    #[inline(never)]
-    fn enqueue_to(
-        &mut self,
-        payload: &[u8],
-        to: SocketAddr,
-        agenda: &mut Agenda,
-    ) -> Result<(), WriteError> {
-        self.enqueue(Payload::Copied(payload), &SendOptions::to(to), &mut None, agenda)
-    }
-
     /// Queues a datagram, and flushes when that is due.
-    #[inline(always)]
     fn enqueue(
         &mut self,
         payload: Payload<'_>,
@@ -343,7 +341,6 @@ impl Port {
     ) -> Result<(), WriteError> {
         let len = payload.len();
         let to = self.admit(len, options)?;
-        let control = options.control;
         if self.is_full(len) {
             self.flush_unless_blocked(agenda);
             while self.is_full(len) {
@@ -353,7 +350,7 @@ impl Port {
                         return Err(WriteError::QueueFull { datagrams, bytes });
                     }
                     QueuePolicy::DropNewest => {
-                        let dropped = Outgoing { to, ..outgoing(0, len, to) };
+                        let dropped = Outgoing::one(0, len, to);
                         self.stats.queue_dropped += 1;
                         self.fail(dropped, completion.take(), WriteError::Dropped, agenda);
                         return Ok(());
@@ -362,39 +359,56 @@ impl Port {
                 }
             }
         }
-        let payload = in_place(payload, self.key, agenda);
-        let merges = self.merges();
-        self.outbox.push(&payload, to, control, completion.take(), merges, &mut agenda.spares);
-        agenda.queued += 1;
-        self.make_dirty(agenda);
+        if let Some(completion) = completion.take() {
+            self.outbox.complete_next(completion);
+        }
+        let control = Some(&options.control).filter(|control| !control.is_none());
+        self.append(payload, to.as_ref(), control, agenda);
         if self.blocked {
             self.note_waiting(agenda);
-        } else if self.outbox.is_due() {
-            self.flush(agenda);
         }
         Ok(())
     }
 
-    /// The short way of a datagram that follows another to the same destination and is no longer:
-    /// what was checked for that one holds for this. False, and nothing done, if it is no such
-    /// datagram.
+    /// Queues a datagram that was admitted, and flushes when that is due.
     #[inline]
-    fn follow(&mut self, payload: &[u8], to: SocketAddr, agenda: &mut Agenda) -> bool {
-        let len = payload.len();
-        let follows = self.peer.is_none()
-            && !self.blocked
-            && !self.is_full(len)
-            && self.outbox.is_followed_by(len, &to)
-            && !is_limited_broadcast(to);
-        if follows {
-            let payload = in_place(Payload::Copied(payload), self.key, agenda);
-            self.outbox.follow(&payload, self.merges());
-            agenda.queued += 1;
-            if self.outbox.is_due() {
-                self.flush(agenda);
-            }
+    fn append(
+        &mut self,
+        payload: Payload<'_>,
+        to: Option<&SocketAddr>,
+        control: Option<&Control>,
+        agenda: &mut Agenda,
+    ) {
+        let payload = in_place(payload, self.key, agenda);
+        self.outbox.push(&payload, to, control, self.merges(), &mut agenda.spares);
+        agenda.queued += 1;
+        self.make_dirty(agenda);
+        if self.outbox.is_due() && !self.blocked {
+            self.flush(agenda);
         }
-        follows
+    }
+
+    /// The short way of what most writes are, with nothing to convert, to ask or to refuse. False,
+    /// and nothing done, if this is no such write.
+    #[inline]
+    fn enqueue_plain(
+        &mut self,
+        payload: &[u8],
+        to: Option<&SocketAddr>,
+        agenda: &mut Agenda,
+    ) -> bool {
+        let is_addressed = match to {
+            Some(to) => self.peer.is_none() && self.family.takes(to) && !is_limited_broadcast(to),
+            None => self.peer.is_some(),
+        };
+        let is_plain = is_addressed
+            && payload.len() <= MIN_MAX_PAYLOAD
+            && !self.blocked
+            && !self.is_full(payload.len());
+        if is_plain {
+            self.append(Payload::Copied(payload), to, None, agenda);
+        }
+        is_plain
     }
 
     fn note_waiting(&mut self, agenda: &mut Agenda) {
@@ -405,7 +419,7 @@ impl Port {
 }
 
 #[inline]
-fn is_limited_broadcast(address: SocketAddr) -> bool {
+fn is_limited_broadcast(address: &SocketAddr) -> bool {
     match address {
         SocketAddr::V4(to) => to.ip().is_broadcast(),
         SocketAddr::V6(to) => to.ip().to_ipv4_mapped().is_some_and(|v4| v4.is_broadcast()),

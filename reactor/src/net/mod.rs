@@ -310,7 +310,7 @@ pub(crate) trait DatagramSocket {
     /// says that there was none. An error met after the first message is returned by the next call.
     fn receive(&self, slots: usize, batch: &mut RecvBatch) -> io::Result<bool>;
 
-    /// Sends a prefix of `batch` and returns its length, at least 1. An error belongs to the first
+    /// Sends a prefix of `batch` and returns its length in datagrams, at least 1. An error belongs to the first
     /// datagram alone, and nothing was sent; what ended a longer prefix is met by the next call,
     /// which begins with the datagram that met it. `WouldBlock`: the send buffer is full.
     fn send(&self, batch: &SendBatch<'_>) -> io::Result<usize>;
@@ -395,8 +395,9 @@ pub(crate) struct RecvBatch {
     /// whenever a receive runs.
     pub(crate) data: Rc<Box<[u8]>>,
     pub(crate) messages: Vec<Message>,
-    /// Headers and control space of the batched system call.
-    pub(crate) headers: sys::RecvHeaders,
+    /// Headers and control space of the batched system call. Boxed, since a batch is moved out and
+    /// back at every delivery.
+    pub(crate) headers: Box<sys::RecvHeaders>,
 }
 
 impl RecvBatch {
@@ -405,7 +406,7 @@ impl RecvBatch {
             // Zeroed by the allocator: pages that no datagram reaches are never touched.
             data: Rc::new(vec![0; RECV_SLOTS * SLOT_LEN].into_boxed_slice()),
             messages: Vec::with_capacity(RECV_SLOTS),
-            headers: sys::RecvHeaders::new(),
+            headers: Box::new(sys::RecvHeaders::new()),
         }
     }
 }
@@ -437,7 +438,7 @@ pub(crate) struct Meta {
     pub(crate) drops: Option<u32>,
 }
 
-/// Datagrams to send, in order. Payloads lie in `own` (the port's queue) or in `lent` (the
+/// Datagrams to send, in order, those that are alike in runs. Payloads lie in `own` (the port's queue) or in `lent` (the
 /// receive buffers of the reactor).
 pub(crate) struct SendBatch<'a> {
     pub(crate) queue: &'a [Outgoing],
@@ -448,22 +449,61 @@ pub(crate) struct SendBatch<'a> {
 }
 
 impl<'a> SendBatch<'a> {
+    /// The datagrams one by one: each with a `count` of 1.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = Outgoing> + 'a {
+        self.queue.iter().flat_map(|run| {
+            let mut rest = *run;
+            (0..run.count).map(move |_| rest.take_first())
+        })
+    }
+
+    /// The payload of a datagram; of a run, all its payloads.
     #[inline]
-    pub(crate) fn payload(&self, datagram: &Outgoing) -> &'a [u8] {
-        let from = if datagram.lent { self.lent } else { self.own };
-        &from[datagram.start..datagram.start + datagram.len]
+    pub(crate) fn payload(&self, run: &Outgoing) -> &'a [u8] {
+        self.bytes(run.lent, run.start, run.bytes())
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self, lent: bool, start: usize, len: usize) -> &'a [u8] {
+        let from = if lent { self.lent } else { self.own };
+        &from[start..start + len]
     }
 }
 
-/// One datagram to send: where its payload lies, and where it goes.
+/// A datagram to send, or a run of them that are alike and lie one after another: where their
+/// payloads are, and where they go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outgoing {
     pub(crate) start: usize,
+    /// Bytes of each datagram.
     pub(crate) len: usize,
+    /// How many they are; at least 1.
+    pub(crate) count: usize,
     pub(crate) lent: bool,
     /// `None` on a connected socket. Already of the socket's family (mapped on a dual socket).
     pub(crate) to: Option<SocketAddr>,
     pub(crate) control: Control,
+}
+
+impl Outgoing {
+    /// One datagram, with nothing asked of it, whose payload is of the sender's own.
+    pub(crate) fn one(start: usize, len: usize, to: Option<SocketAddr>) -> Self {
+        Self { start, len, count: 1, lent: false, to, control: Control::default() }
+    }
+
+    /// Bytes of all its payloads.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.len * self.count
+    }
+
+    /// Takes the first datagram off.
+    pub(crate) fn take_first(&mut self) -> Self {
+        let first = Self { count: 1, ..*self };
+        self.start += self.len;
+        self.count -= 1;
+        first
+    }
 }
 
 /// What is asked of one datagram beyond its destination.

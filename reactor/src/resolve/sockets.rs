@@ -13,7 +13,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use super::executor::{Executor, GivenUp, Shared, current};
 use super::order::connected_udp;
 use crate::inner::Inner;
-use crate::net::{Control, DatagramSocket, Outgoing, RecvBatch, SendBatch, StreamSocket};
+use crate::net::{DatagramSocket, Outgoing, RecvBatch, SendBatch, StreamSocket};
 use crate::slots::{Key, Kind};
 
 /// A socket in its slot.
@@ -185,13 +185,7 @@ impl Udp {
     pub(super) fn poll_send(&self, cx: &Context<'_>, payload: &[u8]) -> Poll<io::Result<usize>> {
         let inner = current().ok_or_else(gone)?;
         let socket = self.0.datagram(&inner)?;
-        let datagram = Outgoing {
-            start: 0,
-            len: payload.len(),
-            lent: false,
-            to: None,
-            control: Control::default(),
-        };
+        let datagram = Outgoing::one(0, payload.len(), None);
         let sent =
             socket.send(&SendBatch { queue: &[datagram], own: payload, lent: &[], merge: false });
         if matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::{TICK_SHIFT, TimerId, Wheel};
+use super::wheel::{TICK_SHIFT, TimerId, Wheel};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
@@ -313,6 +313,33 @@ fn late_timers_are_sorted() {
     expected.sort_unstable();
     let values: Vec<_> = expected.into_iter().map(|timer| timer.1).collect();
     assert_eq!(turn(&mut wheel, SECOND), values);
+}
+
+#[test]
+fn a_crowd_that_is_due_at_once_is_sorted() {
+    // Whole slots of several levels: spread, close together, and with many equals.
+    for (spread, unit) in [(60 * SECOND, 1), (60 * SECOND, MS), (DAY, 1), (TICK, 1), (9, 1)] {
+        let mut wheel = Wheel::new();
+        let mut state = 1_u64;
+        let mut expected = Vec::new();
+        for i in 0..20_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let deadline = SECOND + (state >> 16) % spread / unit * unit;
+            let id = wheel.insert(deadline, i);
+            if i % 7 == 0 {
+                assert_eq!(wheel.remove(id), Some(i));
+            } else {
+                expected.push((deadline, i));
+            }
+        }
+        expected.sort_unstable();
+        let values: Vec<_> = expected.into_iter().map(|timer| timer.1).collect();
+        // In two turns: the second finds slots that are due in part.
+        let mut found = turn(&mut wheel, SECOND + spread / 3);
+        assert!(!found.is_empty() && found.len() < values.len());
+        found.extend(turn(&mut wheel, SECOND + spread));
+        assert_eq!(found, values, "spread over {spread} in steps of {unit}");
+    }
 }
 
 /// How far ahead of the clock a deadline lies or the clock moves.

@@ -122,28 +122,29 @@ impl Transfer for Batched {
             headers.receive(at.fd(), &mut Rc::make_mut(data)[..], SLOT_LEN, slots, control)?;
         for index in 0..got {
             let len = headers.len(index);
-            let mut message = Message {
+            messages.push(Message {
                 len,
                 segment: len.max(1),
                 truncated: headers.truncated(index),
                 source: headers.source(index).unwrap_or_else(|| nobody(at.family)),
                 meta: Meta::default(),
-            };
-            if control {
+            });
+        }
+        if control {
+            for (index, message) in messages.iter_mut().enumerate() {
                 for received in sys::decode(headers.control(index)) {
-                    note(&mut message, granted, received);
+                    note(message, granted, received);
                 }
-                if at.family == Family::Dual {
+                if at.family == Family::Dual && !granted.is_empty() {
                     let mapped = |ip| match ip {
                         IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
                         IpAddr::V6(_) => ip,
                     };
-                    message.meta.destination = message.meta.destination.map(mapped);
-                    message.meta.specific_destination =
-                        message.meta.specific_destination.map(mapped);
+                    let meta = &mut message.meta;
+                    meta.destination = meta.destination.map(mapped);
+                    meta.specific_destination = meta.specific_destination.map(mapped);
                 }
             }
-            messages.push(message);
         }
         if let Coalescing::Idle(ahead) = self.coalescing.get() {
             self.watch_for_bursts(at, ahead, got == slots, messages);
@@ -154,26 +155,33 @@ impl Transfer for Batched {
     fn send(&self, at: &Endpoint, batch: &SendBatch<'_>) -> io::Result<usize> {
         let mut headers = self.headers.borrow_mut();
         let mut sent = 0;
+        let mut rest = Rest { queue: batch.queue, done: 0 };
         // Datagrams in each message.
-        let mut runs = [0_u16; sys::BATCH];
-        while sent < batch.queue.len() {
-            let outbound = match self.plan(at, batch, sent, headers.fill(), &mut runs) {
-                Ok(outbound) => outbound,
+        let mut counts = [0_u16; sys::BATCH];
+        while !rest.queue.is_empty() {
+            let (outbound, left) = match self.plan(at, batch, rest, headers.fill(), &mut counts) {
+                Ok(plan) => plan,
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => return Ok(sent),
             };
-            let outcome = match outbound.send(at.fd()) {
-                Ok(messages) => Ok(runs[..messages].iter().map(|run| usize::from(*run)).sum()),
-                Err(error) if runs[0] > 1 => {
-                    self.after_refused_run(at, batch, sent, error, &mut headers)
+            let planned = outbound.len();
+            let (more, after) = match outbound.send(at.fd()) {
+                Ok(messages) => {
+                    let more = counts[..messages].iter().map(|count| usize::from(*count)).sum();
+                    (more, (messages == planned).then_some(left))
                 }
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Ok(more) => sent += more,
+                Err(error) if counts[0] > 1 => {
+                    match self.after_refused_run(at, batch, rest, error, &mut headers) {
+                        Ok(more) => (more, None),
+                        Err(error) if sent == 0 => return Err(error),
+                        Err(_) => return Ok(sent),
+                    }
+                }
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => return Ok(sent),
-            }
+            };
+            sent += more;
+            rest = after.unwrap_or_else(|| rest.without(more));
         }
         Ok(sent)
     }
@@ -297,18 +305,18 @@ impl Batched {
         self.coalescing.set(if outcome.is_ok() { Coalescing::On } else { Coalescing::Never });
     }
 
-    /// Learns from the refusal of a run that begins at `from`, and returns how many of its datagrams
-    /// were sent in finding out. The plan made next sends the others singly, or the error is one that
+    /// Learns from the refusal of a message of several datagrams, the first of `rest`, and returns
+    /// how many of them were sent in finding out. The plan made next sends the others singly, or the error is one that
     /// the first datagram meets alone, too.
     fn after_refused_run(
         &self,
         at: &Endpoint,
         batch: &SendBatch<'_>,
-        from: usize,
+        rest: Rest<'_>,
         error: io::Error,
         headers: &mut SendHeaders,
     ) -> io::Result<usize> {
-        let segment = batch.queue[from].len;
+        let segment = rest.queue[0].len;
         match error.raw_os_error() {
             // The device cannot checksum segments.
             Some(libc::EIO) => self.segment_bound.set(0),
@@ -317,10 +325,12 @@ impl Batched {
             // The same on older kernels, or something that is wrong without segments, too.
             Some(libc::EINVAL) => {
                 let bound = self.segment_bound.replace(0);
-                let alone = SendBatch { queue: &batch.queue[from..=from], ..*batch };
+                let run = rest.queue[0];
+                let start = run.start + rest.done * run.len;
+                let alone = Rest { queue: &[Outgoing { start, count: 1, ..run }], done: 0 };
                 let outcome = self
-                    .plan(at, &alone, 0, headers.fill(), &mut [0; sys::BATCH])
-                    .and_then(|outbound| outbound.send(at.fd()));
+                    .plan(at, batch, alone, headers.fill(), &mut [0; sys::BATCH])
+                    .and_then(|(outbound, _)| outbound.send(at.fd()));
                 self.segment_bound.set(if outcome.is_ok() { segment } else { bound });
                 return outcome;
             }
@@ -329,19 +339,19 @@ impl Batched {
         Ok(0)
     }
 
-    /// Makes messages of the datagrams from `from` on, and notes in `runs` how many are in each. An
-    /// error belongs to the first; it ends the plan if it is another's.
-    fn plan<'h, 'p>(
+    /// Makes messages of the datagrams of `rest`, notes in `counts` how many are in each, and
+    /// returns those that are left. An error belongs to the first; it ends the plan if it is
+    /// another's.
+    fn plan<'h, 'p, 'q>(
         &self,
         at: &Endpoint,
         batch: &SendBatch<'p>,
-        from: usize,
+        mut rest: Rest<'q>,
         mut outbound: Outbound<'h, 'p>,
-        runs: &mut [u16; sys::BATCH],
-    ) -> io::Result<Outbound<'h, 'p>> {
+        counts: &mut [u16; sys::BATCH],
+    ) -> io::Result<(Outbound<'h, 'p>, Rest<'q>)> {
         let bound = if batch.merge { self.segment_bound.get() } else { 0 };
-        let mut rest = &batch.queue[from..];
-        while let Some(first) = rest.first()
+        while let Some(first) = rest.queue.first()
             && outbound.len() < sys::BATCH
         {
             let route = match Route::of(at, first) {
@@ -349,62 +359,101 @@ impl Batched {
                 Err(error) if outbound.len() == 0 => return Err(error),
                 Err(_) => break,
             };
-            let count = match first.len {
-                len if 0 < len && len < bound => run(rest),
-                _ => 1,
+            let most = match first.len {
+                len if len == 0 || bound <= len => 0,
+                // The division is slow, and seldom needed.
+                len if len * MAX_SEGMENTS <= RUN_BYTES => MAX_SEGMENTS,
+                len => (RUN_BYTES / len).max(1),
             };
-            runs[outbound.len()] = count as u16;
+            let is_plain = matches!(route, Route::Plain);
+            let count = rest.take_message(batch, most, is_plain, &mut outbound);
+            counts[outbound.len()] = count as u16;
             outbound.message(first.to.as_ref(), |encoder| {
                 route.encode(&first.control, encoder);
                 if count > 1 {
                     encoder.segment(first.len as u16);
                 }
             });
-            add_payloads(batch, &rest[..count], &mut outbound);
-            rest = &rest[count..];
         }
-        Ok(outbound)
+        Ok((outbound, rest))
     }
 }
 
-/// How many datagrams from the first on can leave as one message: equal in everything but that
-/// the last may be shorter.
-#[inline]
-fn run(queue: &[Outgoing]) -> usize {
-    let first = &queue[0];
-    let room = RUN_BYTES;
-    let (mut total, mut count) = (first.len, 1);
-    for next in queue.iter().take(MAX_SEGMENTS).skip(1) {
-        let joins = 0 < next.len
+/// What is left of a queue.
+#[derive(Clone, Copy)]
+struct Rest<'a> {
+    queue: &'a [Outgoing],
+    /// Datagrams of the first run that are done with; not all.
+    done: usize,
+}
+
+impl Rest<'_> {
+    /// Steps over at most so many datagrams of the first run, and returns how many there were.
+    #[inline]
+    fn take(&mut self, most: usize) -> usize {
+        let left = self.queue[0].count - self.done;
+        if most < left {
+            self.done += most;
+            return most;
+        }
+        (self.queue, self.done) = (&self.queue[1..], 0);
+        left
+    }
+
+    /// What is left after another so many datagrams.
+    fn without(mut self, mut count: usize) -> Self {
+        while count > 0 {
+            count -= self.take(count);
+        }
+        self
+    }
+
+    /// Steps over the datagrams that leave as one message, and adds their payloads: `most` of equal
+    /// size, or fewer and a shorter one; if `most` is 0, a single one. Returns how many there are.
+    #[inline]
+    fn take_message<'p>(
+        &mut self,
+        batch: &SendBatch<'p>,
+        most: usize,
+        is_plain: bool,
+        outbound: &mut Outbound<'_, 'p>,
+    ) -> usize {
+        let first = &self.queue[0];
+        // Payloads that lie one after another become one piece.
+        let start = first.start + self.done * first.len;
+        let mut count = self.take(most.max(1));
+        let (mut lent, mut start, mut end) = (first.lent, start, start + count * first.len);
+        // A shorter one may still fit where no equal one does.
+        while most > 0
+            && count < MAX_SEGMENTS
+            && self.done == 0
+            && let Some(next) = self.queue.first()
             && next.len <= first.len
             && next.to == first.to
-            && next.control == first.control
-            && total + next.len <= room;
-        if !joins {
-            break;
+            && (if is_plain { next.control.is_none() } else { next.control == first.control })
+        {
+            let is_shorter = next.len < first.len;
+            let room = match is_shorter {
+                true => usize::from(next.len > 0 && count * first.len + next.len <= RUN_BYTES),
+                false => most - count,
+            };
+            if room == 0 {
+                break;
+            }
+            if next.lent != lent || next.start != end {
+                outbound.piece(batch.bytes(lent, start, end - start));
+                (lent, start, end) = (next.lent, next.start, next.start);
+            }
+            let taken = self.take(room);
+            count += taken;
+            end += taken * next.len;
+            if is_shorter {
+                break;
+            }
         }
-        total += next.len;
-        count += 1;
-        if next.len < first.len {
-            break;
-        }
+        outbound.piece(batch.bytes(lent, start, end - start));
+        count
     }
-    count
-}
-
-/// Adds the payloads of one message; those that lie one after another become one piece.
-#[inline]
-fn add_payloads<'p>(batch: &SendBatch<'p>, run: &[Outgoing], outbound: &mut Outbound<'_, 'p>) {
-    let mut span = run[0];
-    for next in &run[1..] {
-        if next.lent == span.lent && next.start == span.start + span.len {
-            span.len += next.len;
-        } else {
-            outbound.piece(batch.payload(&span));
-            span = *next;
-        }
-    }
-    outbound.piece(batch.payload(&span));
 }
 
 /// Which family's control messages a datagram takes, and the source address in that family.

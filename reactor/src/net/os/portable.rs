@@ -61,13 +61,14 @@ impl Transfer for Portable {
         if let Some(error) = self.unsent.take() {
             return Err(error);
         }
-        for (sent, datagram) in batch.queue.iter().enumerate() {
+        let mut sent = 0;
+        for datagram in batch.datagrams() {
             let outcome = match datagram.control.is_none() {
-                true => sys::send_one(at.fd(), batch.payload(datagram), datagram.to),
+                true => sys::send_one(at.fd(), batch.payload(&datagram), datagram.to),
                 false => Err(io::ErrorKind::Unsupported.into()),
             };
             match outcome {
-                Ok(()) => {}
+                Ok(()) => sent += 1,
                 Err(error) if sent == 0 => return Err(error),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(sent),
                 Err(error) => {
@@ -76,7 +77,7 @@ impl Transfer for Portable {
                 }
             }
         }
-        Ok(batch.queue.len())
+        Ok(sent)
     }
 
     fn next_error(&self, _at: &Endpoint) -> io::Result<Option<QueuedError>> {

@@ -417,15 +417,14 @@ impl DatagramSocket for Socket {
         self.state.sends.set(self.state.sends.get() + 1);
         let count = match self.state.answers.borrow_mut().pop_front() {
             Some(SendStep::Fail(errno)) => return Err(io::Error::from_raw_os_error(errno)),
-            Some(SendStep::Take(count)) => count.clamp(1, batch.queue.len()),
-            None => batch.queue.len(),
+            Some(SendStep::Take(count)) => count.max(1),
+            None => usize::MAX,
         };
-        let taken = batch.queue[..count].iter();
-        self.state
-            .sent
-            .borrow_mut()
-            .extend(taken.map(|sent| Sent { to: sent.to, payload: batch.payload(sent).to_vec() }));
-        Ok(count)
+        let sent = &mut *self.state.sent.borrow_mut();
+        let before = sent.len();
+        let taken = batch.datagrams().take(count);
+        sent.extend(taken.map(|one| Sent { to: one.to, payload: batch.payload(&one).to_vec() }));
+        Ok(sent.len() - before)
     }
 
     fn next_error(&self) -> io::Result<Option<QueuedError>> {

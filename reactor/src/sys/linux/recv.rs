@@ -15,24 +15,60 @@ use crate::sys::counted;
 /// been asked for more.
 type Space = ControlSpace<512>;
 
-/// Headers, names and control space of a batched receive. All pointers are set at every call, so
-/// it may be moved in between.
+/// Headers, names and control space of a batched receive. What a header points to is fixed, but
+/// for the payloads, whose place is set at every call: vectors that are never resized do not move
+/// their elements, wherever they are moved themselves.
 pub(crate) struct RecvHeaders {
-    messages: Box<[libc::mmsghdr]>,
-    pieces: Box<[libc::iovec]>,
-    names: Box<[Name]>,
-    control: Box<[Space]>,
+    messages: Vec<libc::mmsghdr>,
+    pieces: Vec<libc::iovec>,
+    names: Vec<Name>,
+    control: Vec<Space>,
+    /// Whether the headers point to their control space.
+    with_control: bool,
+    /// So many headers the kernel may have written to since they were last set.
+    used: usize,
 }
 
 impl RecvHeaders {
     pub(crate) fn new() -> Self {
         // SAFETY: both are plain data for which all zeroes is valid.
         let (message, piece): (libc::mmsghdr, libc::iovec) = unsafe { (zeroed(), zeroed()) };
-        Self {
-            messages: vec![message; RECV_SLOTS].into(),
-            pieces: vec![piece; RECV_SLOTS].into(),
-            names: vec![Name::zeroed(); RECV_SLOTS].into(),
-            control: vec![ControlSpace([0; 512]); RECV_SLOTS].into(),
+        let mut headers = Self {
+            messages: vec![message; RECV_SLOTS],
+            pieces: vec![piece; RECV_SLOTS],
+            names: vec![Name::zeroed(); RECV_SLOTS],
+            control: vec![ControlSpace([0; 512]); RECV_SLOTS],
+            with_control: false,
+            used: RECV_SLOTS,
+        };
+        let (pieces, names) = (headers.pieces.as_mut_ptr(), headers.names.as_mut_ptr());
+        for (index, message) in headers.messages.iter_mut().enumerate() {
+            message.msg_hdr.msg_name = names.wrapping_add(index).cast();
+            message.msg_hdr.msg_iov = pieces.wrapping_add(index);
+            message.msg_hdr.msg_iovlen = 1;
+        }
+        headers
+    }
+
+    /// Makes the headers that were used ready to be used again.
+    fn reset(&mut self, control: bool) {
+        if control != self.with_control {
+            self.with_control = control;
+            self.used = RECV_SLOTS;
+        }
+        let spaces = self.control.as_mut_ptr();
+        for (index, message) in self.messages[..self.used].iter_mut().enumerate() {
+            let header = &mut message.msg_hdr;
+            // In and out: the kernel leaves what it wrote, and the next call must not see it.
+            header.msg_namelen = Name::LEN;
+            header.msg_flags = 0;
+            if control {
+                header.msg_control = spaces.wrapping_add(index).cast();
+                header.msg_controllen = size_of::<Space>() as _;
+            } else {
+                header.msg_control = ptr::null_mut();
+                header.msg_controllen = 0;
+            }
         }
     }
 
@@ -46,34 +82,28 @@ impl RecvHeaders {
         slots: usize,
         control: bool,
     ) -> io::Result<usize> {
+        self.reset(control);
         let mut count = 0;
-        let headers = self.messages.iter_mut().zip(&mut self.pieces);
-        let spaces = self.names.iter_mut().zip(&mut self.control);
-        for (((message, piece), (name, space)), slot) in
-            headers.zip(spaces).zip(data.chunks_exact_mut(slot_len)).take(slots)
+        for (piece, slot) in self.pieces.iter_mut().zip(data.chunks_exact_mut(slot_len)).take(slots)
         {
-            piece.iov_base = slot.as_mut_ptr().cast();
-            piece.iov_len = slot_len;
-            let header = &mut message.msg_hdr;
-            header.msg_name = ptr::from_mut(name).cast();
-            header.msg_iov = piece;
-            header.msg_iovlen = 1;
-            // In and out: the kernel leaves what it wrote, and the next call must not see it.
-            header.msg_namelen = Name::LEN;
-            header.msg_flags = 0;
-            if control {
-                header.msg_control = ptr::from_mut(space).cast();
-                header.msg_controllen = space.0.len() as _;
-            } else {
-                header.msg_control = ptr::null_mut();
-                header.msg_controllen = 0;
-            }
+            *piece = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot_len };
             count += 1;
         }
+        // What an error leaves behind is not known.
+        self.used = count;
+        let received = self.call(fd, count)?;
+        self.used = received;
+        Ok(received)
+    }
+
+    /// Receives up to `count` messages.
+    fn call(&mut self, fd: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
         let (fd, first) = (fd.as_raw_fd(), self.messages.as_mut_ptr());
         if count == 1 {
-            // SAFETY: the loop above set every pointer of the first header to memory that is
-            // alive, exclusively borrowed by this call, and as long as the header says.
+            // SAFETY: every pointer of the first header is to memory that is alive, exclusively
+            // borrowed by `receive`, and as long as the header says: name, piece and control
+            // space are elements of vectors that are never resized, and `receive` has just set
+            // the piece to a slot of its `data`.
             let len = counted(|| unsafe {
                 libc::recvmsg(fd, &raw mut (*first).msg_hdr, libc::MSG_DONTWAIT)
             })?;

@@ -21,7 +21,7 @@ type Space = ControlSpace<128>;
 /// Headers, names and control space of a batched send, kept between calls for their memory alone.
 pub(crate) struct SendHeaders {
     messages: Vec<libc::mmsghdr>,
-    /// Where each message's pieces begin, and the bytes of its name and control messages.
+    /// Where each message's pieces end, and the bytes of its name and control messages.
     plan: Vec<Plan>,
     pieces: Vec<libc::iovec>,
     names: Vec<Name>,
@@ -30,7 +30,7 @@ pub(crate) struct SendHeaders {
 
 #[derive(Clone, Copy)]
 struct Plan {
-    first_piece: usize,
+    end: usize,
     name_len: libc::socklen_t,
     control_len: usize,
 }
@@ -61,7 +61,8 @@ impl SendHeaders {
     }
 }
 
-/// A batch being filled: [`message`](Self::message), its [`piece`](Self::piece)s, and so on.
+/// A batch being filled: the [`piece`](Self::piece)s of a message, the
+/// [`message`](Self::message), and so on.
 pub(crate) struct Outbound<'h, 'p> {
     headers: &'h mut SendHeaders,
     /// The pieces point into these.
@@ -73,8 +74,16 @@ impl<'p> Outbound<'_, 'p> {
         self.headers.plan.len()
     }
 
-    /// Adds a message without payload, to the peer if `to` is `None`. Its control messages are
-    /// what `encode` writes.
+    /// Adds to the payload of the message that is added next.
+    #[inline]
+    pub(crate) fn piece(&mut self, payload: &'p [u8]) {
+        // The kernel only reads what it sends; `iovec` has no constant pointer.
+        let iov_base = payload.as_ptr().cast_mut().cast();
+        self.headers.pieces.push(libc::iovec { iov_base, iov_len: payload.len() });
+    }
+
+    /// Adds a message of the pieces that came since the last one, to the peer if `to` is `None`.
+    /// Its control messages are what `encode` writes.
     ///
     /// # Panics
     /// If there are [`BATCH`] already.
@@ -90,15 +99,7 @@ impl<'p> Outbound<'_, 'p> {
         let mut encoder = Encoder::new(&mut headers.control[index].0);
         encode(&mut encoder);
         let control_len = encoder.len();
-        headers.plan.push(Plan { first_piece: headers.pieces.len(), name_len, control_len });
-    }
-
-    /// Appends to the payload of the message added last.
-    #[inline]
-    pub(crate) fn piece(&mut self, payload: &'p [u8]) {
-        // The kernel only reads what it sends; `iovec` has no constant pointer.
-        let iov_base = payload.as_ptr().cast_mut().cast();
-        self.headers.pieces.push(libc::iovec { iov_base, iov_len: payload.len() });
+        headers.plan.push(Plan { end: headers.pieces.len(), name_len, control_len });
     }
 
     /// Sends the messages and returns how many of them the kernel took; an error belongs to the
@@ -108,16 +109,17 @@ impl<'p> Outbound<'_, 'p> {
         // Raw from the start: a borrow of a whole vector would end pointers into it.
         let pieces_start = pieces.as_mut_ptr();
         let (names, control) = (names.as_mut_ptr(), control.as_mut_ptr());
-        for (index, this) in plan.iter().enumerate() {
-            let end = plan.get(index + 1).map_or(pieces.len(), |next| next.first_piece);
-            let header = &mut messages[index].msg_hdr;
+        let mut first_piece = 0;
+        for (index, (this, message)) in plan.iter().zip(messages.iter_mut()).enumerate() {
+            let header = &mut message.msg_hdr;
             header.msg_name = match this.name_len {
                 0 => ptr::null_mut(),
                 _ => names.wrapping_add(index).cast(),
             };
             header.msg_namelen = this.name_len;
-            header.msg_iov = pieces_start.wrapping_add(this.first_piece);
-            header.msg_iovlen = (end - this.first_piece) as _;
+            header.msg_iov = pieces_start.wrapping_add(first_piece);
+            header.msg_iovlen = (this.end - first_piece) as _;
+            first_piece = this.end;
             header.msg_control = match this.control_len {
                 0 => ptr::null_mut(),
                 _ => control.wrapping_add(index).cast(),

@@ -63,9 +63,10 @@ fn rows(results: &Results, chart: &Chart) -> Vec<Row> {
             .collect();
         pairs.sort_by(|(_, one), (_, other)| one.ratio.total_cmp(&other.ratio));
         let of_what = match figure {
-            Figure::P99 => " (p99)",
-            Figure::P50 => " (median)",
-            Figure::Cost | Figure::Memory => "",
+            Figure::P99 => " (p99)".to_owned(),
+            Figure::P50 => " (median)".to_owned(),
+            Figure::Cost | Figure::Memory => String::new(),
+            operation => format!(" ({})", operation.title()),
         };
         rows.extend(pairs.into_iter().enumerate().map(|(nth, (peer, compared))| Row {
             label: format!("{workload}{of_what}, {peer}"),
@@ -82,7 +83,7 @@ fn rows(results: &Results, chart: &Chart) -> Vec<Row> {
 fn color(peer: &str) -> RGBColor {
     match peer.split('-').next() {
         Some("raw") => RGBColor(110, 110, 110),
-        Some("uv") => RGBColor(31, 119, 180),
+        Some("uv" | "libuv") => RGBColor(31, 119, 180),
         Some("tokio") => RGBColor(214, 98, 22),
         Some("mio") => RGBColor(44, 140, 70),
         _ => RGBColor(130, 80, 170),

@@ -14,6 +14,7 @@ mod pairs;
 mod programs;
 mod report;
 mod server;
+mod timers;
 mod workloads;
 
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use clap::Parser;
 use programs::Programs;
 use report::Results;
 use server::Setting;
-use workloads::{BARS, WORKLOADS, Workload};
+use workloads::{BARS, TIMERS, WORKLOADS, Workload};
 
 /// Measures Strand beside other event loops, and writes a table and charts.
 ///
@@ -117,7 +118,8 @@ fn wanted(arguments: &Arguments) -> anyhow::Result<Vec<(&'static Workload, &'sta
 
 fn measure(arguments: &Arguments, mut results: Results) -> anyhow::Result<Results> {
     let pairs = wanted(arguments)?;
-    let programs = Programs::build(arguments.server.clone())?;
+    let serves = pairs.iter().any(|(workload, _)| workload.kind != TIMERS);
+    let programs = Programs::build(arguments.server.clone(), serves)?;
     let _tuned = arguments.tune.then(machine::Tuned::apply).transpose()?;
     // Of the idle connections; the servers inherit it. Where it may not be raised, that fails.
     let _ = side_by_side::sys::allow_descriptors(20_000);

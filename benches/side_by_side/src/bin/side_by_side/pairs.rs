@@ -8,7 +8,8 @@ use side_by_side::Reading;
 
 use crate::programs::{Programs, STRAND};
 use crate::server::{Server, Setting};
-use crate::workloads::{Figure, Workload};
+use crate::timers;
+use crate::workloads::{Figure, TIMERS, Workload};
 
 /// What is kept of a pair.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,6 +43,9 @@ pub(crate) fn measure(
     rounds: usize,
     setting: Setting,
 ) -> anyhow::Result<Option<Pair>> {
+    if workload.kind == TIMERS {
+        return timers::measure(programs, workload, peer, rounds, setting);
+    }
     // Strand's server may be beside itself, under other options or another load.
     let sides = [
         (STRAND, workload.options, workload.load),
@@ -86,6 +90,7 @@ fn value(figure: Figure, reading: &Reading) -> Option<f64> {
         Figure::P50 => reading.p50_us,
         Figure::P99 => reading.p99_us,
         Figure::Memory => reading.bytes_per_connection,
+        _ => None,
     }
 }
 
@@ -94,16 +99,20 @@ fn compare(figure: Figure, ours: &[Reading], theirs: &[Reading]) -> Option<Compa
     let values = |readings: &[Reading]| -> Option<Vec<f64>> {
         readings.iter().map(|reading| value(figure, reading).filter(|value| *value > 0.0)).collect()
     };
-    let (ours, theirs) = (values(ours)?, values(theirs)?);
+    compare_values(figure, &values(ours)?, &values(theirs)?)
+}
+
+/// The values of the same rounds.
+pub(crate) fn compare_values(figure: Figure, ours: &[f64], theirs: &[f64]) -> Option<Compared> {
     let logs: Vec<f64> =
-        ours.iter().zip(&theirs).map(|(ours, theirs)| (ours / theirs).ln()).collect();
+        ours.iter().zip(theirs).map(|(ours, theirs)| (ours / theirs).ln()).collect();
     let middle = median(&logs)?;
     // The median of a normal distribution varies 1.25 times as much as its mean.
     let half = 1.96 * 1.25 * deviation(&logs) / (logs.len() as f64).sqrt();
     Some(Compared {
         figure,
-        ours: median(&ours)?,
-        theirs: median(&theirs)?,
+        ours: median(ours)?,
+        theirs: median(theirs)?,
         ratio: middle.exp(),
         low: (middle - half).exp(),
         high: (middle + half).exp(),

@@ -34,8 +34,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds everything.
-    pub(crate) fn build(server: Option<String>) -> anyhow::Result<Self> {
+    /// Builds everything; Strand's server only if it is to serve.
+    pub(crate) fn build(server: Option<String>, serves: bool) -> anyhow::Result<Self> {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let repository = package.join("../..").canonicalize()?;
         let executable = std::env::current_exe()?;
@@ -45,6 +45,7 @@ impl Programs {
         cargo(package, &["build", "--release", "--locked", "--bins"], target)?;
         let server = match server {
             Some(command) => command,
+            None if !serves => String::new(),
             None => {
                 let target = match std::env::var_os("CARGO_TARGET_DIR") {
                     Some(target) => target.into(),
@@ -66,6 +67,17 @@ impl Programs {
 
     pub(crate) fn load(&self) -> PathBuf {
         self.folder.join("load")
+    }
+
+    /// The command of a timer queue with so many timers; `None` if it cannot be had here.
+    pub(crate) fn timers(&self, name: &str, count: &str) -> Option<Vec<OsString>> {
+        let mut command = match name {
+            "libuv" if self.without_libuv.is_some() => return None,
+            "libuv" => vec![self.folder.join("libuv_timers").into_os_string()],
+            _ => vec![self.folder.join("timer_queue").into_os_string(), name.into()],
+        };
+        command.push(count.into());
+        Some(command)
     }
 
     /// The command of a server, with options if it is Strand's; `None` if it cannot be had here.
@@ -91,6 +103,9 @@ impl Programs {
     }
 }
 
+/// The libuv programs, which are made here.
+const LIBUV: [&str; 2] = ["libuv", "libuv_timers"];
+
 fn cargo(folder: &Path, arguments: &[&str], target: &Path) -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -108,9 +123,12 @@ fn build_libuv(package: &Path, folder: &Path) -> anyhow::Result<()> {
     ensure!(flags.status.success(), "pkg-config finds no headers of libuv");
     let flags = String::from_utf8(flags.stdout)?;
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let mut command = Command::new(compiler);
-    command.arg("-O2").arg(package.join("c/libuv.c")).arg("-o").arg(folder.join("libuv"));
-    let status = command.args(flags.split_whitespace()).status().context("no C compiler")?;
-    ensure!(status.success(), "c/libuv.c does not compile here");
+    for program in LIBUV {
+        let source = package.join("c").join(program).with_extension("c");
+        let mut command = Command::new(&compiler);
+        command.arg("-O2").arg(&source).arg("-o").arg(folder.join(program));
+        let status = command.args(flags.split_whitespace()).status().context("no C compiler")?;
+        ensure!(status.success(), "{} does not compile here", source.display());
+    }
     Ok(())
 }

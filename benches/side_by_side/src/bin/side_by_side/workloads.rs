@@ -25,7 +25,10 @@ const fn workload(
     Workload { name, kind, load, peer_load: None, title, options: "", rounds: 16 }
 }
 
-pub(crate) const WORKLOADS: [Workload; 20] = [
+/// The kind of workload that has no server: a timer queue, alone in its process.
+pub(crate) const TIMERS: &str = "timers";
+
+pub(crate) const WORKLOADS: [Workload; 22] = [
     workload(
         "udp64",
         "udp-echo",
@@ -120,6 +123,14 @@ pub(crate) const WORKLOADS: [Workload; 20] = [
         "connect, a byte each way, close; 32 at a time",
     ),
     Workload {
+        rounds: 20,
+        ..workload("timers-1e5", TIMERS, "100000", "nothing: the queue alone, 100,000 timers")
+    },
+    Workload {
+        rounds: 20,
+        ..workload("timers-1e6", TIMERS, "1000000", "nothing: the queue alone, 1,000,000 timers")
+    },
+    Workload {
         rounds: 3,
         ..workload("idle", "tcp-echo", "idle --conns 10000", "10,000 idle connections")
     },
@@ -154,6 +165,18 @@ pub(crate) enum Figure {
     P99,
     /// Memory of a connection.
     Memory,
+    /// CPU time of an operation of a timer queue: making a timer, with memory that is new,
+    First,
+    /// or was used before,
+    Schedule,
+    /// cancelling it,
+    Cancel,
+    /// handing it out when it is due,
+    Fire,
+    /// cancelling one and making another,
+    Churn,
+    /// moving it.
+    PushBack,
 }
 
 /// The most that a figure of Strand may be.
@@ -176,7 +199,7 @@ pub(crate) struct Bar {
     pub(crate) limit: Limit,
 }
 
-use Figure::{Cost, Memory, P50, P99};
+use Figure::{Cancel, Churn, Cost, Fire, First, Memory, P50, P99, PushBack, Schedule};
 use Limit::{Bytes, Less, None as NoBar, Ratio};
 
 const fn bar(workload: &'static str, peer: &'static str, figure: Figure, limit: Limit) -> Bar {
@@ -238,6 +261,42 @@ pub(crate) const BARS: &[Bar] = &[
     bar("idle", "uv-plain", Memory, Bytes(180.0)),
     bar("crowd", "strand", Cost, Ratio(1.10)),
     bar("workers", "strand", Cost, Ratio(1.05)),
+    bar("timers-1e5", "hand-made", First, Ratio(1.15)),
+    bar("timers-1e5", "hand-made", Schedule, Ratio(1.15)),
+    bar("timers-1e5", "hand-made", Cancel, Ratio(1.15)),
+    bar("timers-1e5", "hand-made", Fire, Ratio(1.15)),
+    bar("timers-1e5", "hand-made", Churn, Ratio(1.15)),
+    bar("timers-1e5", "hand-made", PushBack, Ratio(1.15)),
+    bar("timers-1e5", "libuv", First, Ratio(0.30)),
+    bar("timers-1e5", "libuv", Schedule, Ratio(0.30)),
+    bar("timers-1e5", "libuv", Cancel, Ratio(0.30)),
+    bar("timers-1e5", "libuv", Fire, Ratio(0.30)),
+    bar("timers-1e5", "libuv", Churn, Ratio(0.30)),
+    bar("timers-1e5", "libuv", PushBack, Ratio(0.30)),
+    bar("timers-1e5", "tokio", First, Ratio(0.50)),
+    bar("timers-1e5", "tokio", Schedule, Ratio(0.50)),
+    bar("timers-1e5", "tokio", Cancel, Ratio(0.50)),
+    bar("timers-1e5", "tokio", Fire, Ratio(0.50)),
+    bar("timers-1e5", "tokio", Churn, Ratio(0.50)),
+    bar("timers-1e5", "tokio", PushBack, Ratio(0.50)),
+    bar("timers-1e6", "hand-made", First, Ratio(1.15)),
+    bar("timers-1e6", "hand-made", Schedule, Ratio(1.15)),
+    bar("timers-1e6", "hand-made", Cancel, Ratio(1.15)),
+    bar("timers-1e6", "hand-made", Fire, Ratio(1.15)),
+    bar("timers-1e6", "hand-made", Churn, Ratio(1.15)),
+    bar("timers-1e6", "hand-made", PushBack, Ratio(1.15)),
+    bar("timers-1e6", "libuv", First, Ratio(0.30)),
+    bar("timers-1e6", "libuv", Schedule, Ratio(0.30)),
+    bar("timers-1e6", "libuv", Cancel, Ratio(0.30)),
+    bar("timers-1e6", "libuv", Fire, Ratio(0.30)),
+    bar("timers-1e6", "libuv", Churn, Ratio(0.30)),
+    bar("timers-1e6", "libuv", PushBack, Ratio(0.30)),
+    bar("timers-1e6", "tokio", First, Ratio(0.50)),
+    bar("timers-1e6", "tokio", Schedule, Ratio(0.50)),
+    bar("timers-1e6", "tokio", Cancel, Ratio(0.50)),
+    bar("timers-1e6", "tokio", Fire, Ratio(0.50)),
+    bar("timers-1e6", "tokio", Churn, Ratio(0.50)),
+    bar("timers-1e6", "tokio", PushBack, Ratio(0.50)),
 ];
 
 impl Figure {
@@ -247,6 +306,12 @@ impl Figure {
             P50 => "median latency",
             P99 => "p99 latency",
             Memory => "memory",
+            First => "schedule, memory new",
+            Schedule => "schedule",
+            Cancel => "cancel",
+            Fire => "fire",
+            Churn => "cancel and schedule",
+            PushBack => "push back",
         }
     }
 
@@ -254,7 +319,7 @@ impl Figure {
     pub(crate) fn unit(self, workload: &str) -> &'static str {
         match self {
             Cost if workload.starts_with("stream") => "ns a kB",
-            Cost => "ns",
+            Cost | First | Schedule | Cancel | Fire | Churn | PushBack => "ns",
             P50 | P99 => "µs",
             Memory => "bytes",
         }

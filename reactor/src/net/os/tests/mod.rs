@@ -137,7 +137,7 @@ impl Letters {
     fn add(&mut self, payload: &[u8], to: Option<SocketAddr>, control: Control) {
         let (start, len) = (self.own.len(), payload.len());
         self.own.extend_from_slice(payload);
-        self.queue.push(Outgoing { start, len, lent: false, to, control });
+        self.queue.push(Outgoing { control, ..Outgoing::one(start, len, to) });
     }
 
     fn batch(&self) -> SendBatch<'_> {

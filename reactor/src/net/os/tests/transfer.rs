@@ -208,12 +208,38 @@ fn payloads_come_from_two_places() {
     let mut bench = Bench::new();
     let (a, b) = (bench.bound("127.0.0.1:0"), bench.bound("127.0.0.1:0"));
     let to = Some(b.local_addr().unwrap());
-    let outgoing = |start, lent| Outgoing { start, len: 2, lent, to, control: Control::default() };
+    let outgoing = |start, lent| Outgoing { lent, ..Outgoing::one(start, 2, to) };
     let queue = [outgoing(0, false), outgoing(2, false), outgoing(4, true), outgoing(0, true)];
     let batch = SendBatch { queue: &queue, own: b"aabb", lent: b"ddxxcc", merge: true };
     assert_eq!(a.send(&batch).unwrap(), 4);
     let payloads: Vec<_> = bench.arrivals(&*b, 4).into_iter().map(|d| d.payload).collect();
     assert_eq!(payloads, [b"aa", b"bb", b"cc", b"dd"]);
+}
+
+#[test]
+fn runs_are_sent_in_order_whatever_messages_they_make() {
+    for portable in [false, true] {
+        let mut bench = Bench::with(portable);
+        let (a, b) = (bench.bound("127.0.0.1:0"), bench.bound("127.0.0.1:0"));
+        let to = Some(b.local_addr().unwrap());
+        let run = |start, len, count| Outgoing { count, ..Outgoing::one(start, len, to) };
+        // More than one message takes; a longer one; shorter ones, of which one joins; empty ones,
+        // which never do; one that lies elsewhere; one that begins in the middle of a message.
+        let queue = [run(0, 3, 70), run(210, 4, 2), run(218, 2, 3), run(0, 0, 2), run(4, 5, 50)];
+        let queue = [&queue[..], &[run(1, 5, 60)]].concat();
+        let own: Vec<u8> = (0..=u8::MAX).cycle().take(400).collect();
+        let batch = SendBatch { queue: &queue, own: &own, lent: &[], merge: true };
+        let expected: Vec<_> = batch.datagrams().map(|one| batch.payload(&one).to_vec()).collect();
+        assert_eq!(expected.len(), 70 + 2 + 3 + 2 + 50 + 60);
+        assert_eq!(
+            expected[70..75],
+            [&own[210..214], &own[214..218], &own[218..220], &own[220..222], &own[222..224]]
+        );
+        assert_eq!(a.send(&batch).unwrap(), expected.len());
+        let arrived: Vec<_> =
+            bench.arrivals(&*b, expected.len()).into_iter().map(|one| one.payload).collect();
+        assert_eq!(arrived, expected);
+    }
 }
 
 #[test]

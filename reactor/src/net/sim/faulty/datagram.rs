@@ -13,8 +13,8 @@ use super::super::udp::{UdpSocket, option_name};
 use super::{Faulty, check_opening};
 use crate::datagram::{Capabilities, Family, Metadata, SourceFilter};
 use crate::net::{
-    DatagramSocket, DatagramSpec, GroupRequest, Membership, OpenError, QueuedError, RecvBatch,
-    SendBatch, SocketOption,
+    DatagramSocket, DatagramSpec, GroupRequest, Membership, OpenError, Outgoing, QueuedError,
+    RecvBatch, SendBatch, SocketOption,
 };
 
 /// Opens a UDP socket, as far as the rules let it.
@@ -42,7 +42,8 @@ impl Faulty<UdpSocket> {
     fn send_under_rules(&self, batch: &SendBatch<'_>) -> io::Result<usize> {
         let (local, peer) = (self.inner.local_addr().ok(), self.inner.peer_addr().ok());
         let (mut free, mut refused) = self.faults().asked.take();
-        while let Some(datagram) = batch.queue.get(free)
+        let queue: Vec<Outgoing> = batch.datagrams().collect();
+        while let Some(datagram) = queue.get(free)
             && refused.is_none()
         {
             let attempt = self.attempt(Call::Send, local, datagram.to.or(peer));
@@ -58,8 +59,8 @@ impl Faulty<UdpSocket> {
             }
             return Err(error);
         }
-        let end = free.min(batch.queue.len());
-        let result = self.inner.send(&SendBatch { queue: &batch.queue[..end], ..*batch });
+        let end = free.min(queue.len());
+        let result = self.inner.send(&SendBatch { queue: &queue[..end], ..*batch });
         let gone = match &result {
             Ok(sent) => *sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

@@ -209,10 +209,10 @@ impl Tapes {
     ) {
         let at = Duration::from_nanos(now);
         self.each(host, |tape| {
-            for datagram in &batch.queue[..sent] {
+            for datagram in batch.datagrams().take(sent) {
                 let Some(to) = datagram.to.or(peer) else { continue };
                 let options = SendOptions { control: datagram.control, ..SendOptions::to(to) };
-                let payload = batch.payload(datagram).to_vec();
+                let payload = batch.payload(&datagram).to_vec();
                 tape.datagrams.push(SentDatagram { at, from, to, options, payload });
             }
         });

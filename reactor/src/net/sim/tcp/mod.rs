@@ -13,10 +13,10 @@
 //! | `congestion.rs` | NewReno, and the retransmission timeout |
 //! | `buffer.rs`, `seq.rs` | bytes in and out of order, numbers that wrap |
 //!
-//! What is simpler than in Linux: no selective acknowledgements and no timestamps; buffers stay as
-//! large as they were made; every turn of a host acknowledges at its end what arrived in it (no
-//! delayed acknowledgements), and small writes never wait (Nagle's algorithm is off;
-//! `TCP_NODELAY` is kept for those who ask). An ended connection is remembered for a minute, but
+//! What is simpler than in Linux: no selective acknowledgements, no timestamps and no urgent data;
+//! buffers stay as large as they were made; every turn of a host acknowledges at its end what
+//! arrived in it (no delayed acknowledgements), and small writes never wait (Nagle's algorithm is
+//! off; `TCP_NODELAY` is kept for those who ask). An ended connection is remembered for a minute, but
 //! lets a new one from the same port pass after a second.
 
 mod address;

@@ -430,7 +430,11 @@ impl Tcb {
     /// (`tcp_disconnect`).
     pub(crate) fn abort(&mut self) {
         match self.state {
-            State::Closed | State::TimeWait => return,
+            State::Closed | State::TimeWait => {
+                self.recv = Bytes::default();
+                self.woken = true;
+                return;
+            }
             State::SynSent => self.finish(),
             _ => self.reset(),
         }

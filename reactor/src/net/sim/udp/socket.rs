@@ -278,7 +278,8 @@ impl DatagramSocket for UdpSocket {
             return Err(errno(libc::ENETDOWN));
         }
         self.autobind(net)?;
-        for (sent, datagram) in batch.queue.iter().enumerate() {
+        let mut sent = 0;
+        for datagram in batch.datagrams() {
             // By the contract an error belongs to the first datagram of a call.
             if sent > 0 && self.state.errors.borrow().is_pending() {
                 return Ok(sent);
@@ -286,13 +287,14 @@ impl DatagramSocket for UdpSocket {
             if !self.state.has_room(net, self.host) {
                 return if sent == 0 { Err(errno(libc::EAGAIN)) } else { Ok(sent) };
             }
-            match self.state.send_one(net, self.host, datagram, batch.payload(datagram)) {
+            match self.state.send_one(net, self.host, &datagram, batch.payload(&datagram)) {
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => return Ok(sent),
                 Ok(()) => self.state.sent(net, datagram.len),
             }
+            sent += 1;
         }
-        Ok(batch.queue.len())
+        Ok(sent)
     }
 
     fn next_error(&self) -> io::Result<Option<QueuedError>> {

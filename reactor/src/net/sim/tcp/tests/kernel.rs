@@ -15,12 +15,12 @@ use crate::net::{
 };
 
 const LISTENER: usize = 1;
-const CLIENT: usize = 2;
-const SERVER: usize = 3;
+pub(super) const CLIENT: usize = 2;
+pub(super) const SERVER: usize = 3;
 
 /// One call, of the side that is named.
 #[derive(Clone, Copy, Debug)]
-enum Call {
+pub(super) enum Call {
     Listen,
     Connect,
     Accept,
@@ -32,6 +32,7 @@ enum Call {
     ResetOnClose(usize),
     Close(usize),
     Peer(usize),
+    NoDelay(usize),
     CloseListener,
     /// Writes until there is no room, and tells only that.
     Fill(usize),
@@ -42,7 +43,7 @@ enum Call {
 use Call::*;
 
 /// Calls and what came of them.
-struct Rig {
+pub(super) struct Rig {
     drivers: Vec<Box<dyn Driver>>,
     net: Option<SharedNet>,
     address: SocketAddr,
@@ -51,12 +52,21 @@ struct Rig {
 }
 
 impl Rig {
-    fn kernel() -> Self {
+    pub(super) fn kernel() -> Self {
         let driver = OsDriver::new(false, std::time::Duration::ZERO).expect("a driver");
         Self::new(vec![Box::new(driver)], None, "127.0.0.1:0")
     }
 
-    fn simulated() -> Self {
+    /// Within a host, as over loopback.
+    pub(super) fn one_host() -> Self {
+        let mut net = Net::new(1);
+        net.hosts.push(HostState::new("host".into(), &[]));
+        let net = Rc::new(RefCell::new(net));
+        let driver = SimDriver::new(Rc::clone(&net), HostId(0), Default::default());
+        Self::new(vec![Box::new(driver)], Some(net), "127.0.0.1:7")
+    }
+
+    pub(super) fn simulated() -> Self {
         let mut net = Net::new(1);
         for (number, name) in [(1, "client"), (2, "server")] {
             let ip = std::net::Ipv4Addr::new(10, 0, 0, number).into();
@@ -82,7 +92,7 @@ impl Rig {
     }
 
     /// Makes a call, and notes its answer and the events that follow.
-    fn call(&mut self, call: Call, log: &mut Vec<String>) {
+    pub(super) fn call(&mut self, call: Call, log: &mut Vec<String>) {
         let answer = self.answer(call);
         log.push(format!("{call:?} -> {answer}"));
         self.pass_time();
@@ -150,6 +160,7 @@ impl Rig {
             Shutdown(side, how) => shown(self.stream(side).shutdown(how)),
             Error(side) => shown(self.stream(side).take_error()),
             ResetOnClose(side) => shown(self.stream(side).reset_on_close()),
+            NoDelay(side) => shown(self.stream(side).set_option(StreamOption::NoDelay(true))),
             Peer(side) => shown(self.stream(side).peer_addr().map(|_| "an address")),
             Close(side) => {
                 drop(self.streams[side - CLIENT].take());
@@ -173,7 +184,7 @@ impl Rig {
 
 impl Rig {
     /// Closes everything; of that nothing may be left.
-    fn end(mut self, name: &str) {
+    pub(super) fn end(mut self, name: &str) {
         (self.listener, self.streams) = (None, [None, None]);
         let Some(net) = &self.net else { return };
         while net.borrow_mut().advance(u64::MAX) {}

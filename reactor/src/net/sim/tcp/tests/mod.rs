@@ -7,3 +7,5 @@ mod flow;
 mod kernel;
 mod opening;
 mod properties;
+#[cfg(target_os = "linux")]
+mod random_calls;
