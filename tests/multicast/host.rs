@@ -1,5 +1,6 @@
-//! A process on a host of its own. It is this very test program, started in the host's namespace
-//! with [`child`] as the only test; it takes a command per line and answers each with one line.
+//! A program on a host of its own, which takes a command per line and answers each with one line.
+//! In a namespace it is a process: this very test program, started there with [`child`] as the only
+//! test. On a simulated host it is obeyed on the spot.
 //!
 //! Ports are named by a word. Commands:
 //!
@@ -12,6 +13,8 @@
 //! send PORT ADDRESS TEXT      written at once; `-` is an empty datagram
 //! queue PORT ADDRESS TEXT     written by the loop; answers what write_failed was told
 //! hear PORT                   the next datagram
+//! heard PORT TEXT             all up to TEXT, which will come, sorted
+//! device PORT ON|-            connect PORT ADDRESS    disconnect PORT
 //! reply PORT TEXT             to the last one heard
 //! interface list NAME         what interfaces() tells of it
 //! ```
@@ -26,9 +29,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use strand_reactor::sim::World;
 use strand_reactor::{
-    Datagram, DatagramProtocol, DatagramTransport, Metadata, Reactor, SendOptions, UdpOptions,
-    WriteFailure, parse_address,
+    Datagram, DatagramProtocol, DatagramTransport, Handle, Metadata, Reactor, SendOptions,
+    UdpOptions, WriteFailure, parse_address,
 };
 
 /// Longer than anything here takes; who waits for longer has failed.
@@ -42,14 +46,29 @@ const MARK: &str = "@@ ";
 
 // ---- The parent's side ----
 
-/// A process in a namespace.
+/// The program of a host.
 pub struct Host {
     name: String,
-    process: Child,
-    answers: Receiver<String>,
+    program: Program,
+}
+
+enum Program {
+    /// In a namespace.
+    Process {
+        process: Child,
+        answers: Receiver<String>,
+    },
+    Simulated(Ports),
 }
 
 impl Host {
+    /// On a simulated host.
+    pub fn simulated(world: &Rc<World>, handle: Handle, name: &str) -> Self {
+        let ports = Ports::new(Drive::World(Rc::clone(world), handle));
+        Self { name: name.to_owned(), program: Program::Simulated(ports) }
+    }
+
+    /// A process in a namespace.
     #[track_caller]
     pub fn start(namespace: &str, name: &str) -> Self {
         let mut process = Command::new("ip")
@@ -72,25 +91,26 @@ impl Host {
                 }
             }
         });
-        let host = Self { name: name.to_owned(), process, answers };
-        assert_eq!(host.answer(), "ready");
-        host
-    }
-
-    #[track_caller]
-    fn answer(&self) -> String {
-        match self.answers.recv_timeout(PATIENCE) {
-            Ok(answer) => answer,
-            Err(error) => panic!("host {}: {error}", self.name),
-        }
+        assert_eq!(answer(name, &answers), "ready");
+        Self { name: name.to_owned(), program: Program::Process { process, answers } }
     }
 
     /// Gives a command and returns the answer.
     #[track_caller]
     pub fn ask(&mut self, command: &str) -> String {
-        let input = self.process.stdin.as_mut().unwrap();
-        writeln!(input, "{command}").unwrap();
-        self.answer()
+        match &mut self.program {
+            Program::Process { process, answers } => {
+                let input = process.stdin.as_mut().unwrap();
+                writeln!(input, "{command}").unwrap();
+                answer(&self.name, answers)
+            }
+            Program::Simulated(ports) => {
+                let answer = ports.answer(command);
+                // Between namespaces nothing takes time, either.
+                ports.drive.turn().unwrap();
+                answer
+            }
+        }
     }
 
     /// Gives a command that must succeed.
@@ -108,14 +128,24 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+#[track_caller]
+fn answer(host: &str, answers: &Receiver<String>) -> String {
+    match answers.recv_timeout(PATIENCE) {
+        Ok(answer) => answer,
+        Err(error) => panic!("host {host}: {error}"),
     }
 }
 
-// ---- The child's side ----
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Program::Process { process, .. } = &mut self.program {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+// ---- The side of the program ----
 
 #[derive(Default)]
 struct Heard {
@@ -128,16 +158,19 @@ struct Ear(Rc<RefCell<Heard>>);
 impl DatagramProtocol for Ear {
     fn datagram_received(
         &mut self,
-        _: &DatagramTransport,
+        transport: &DatagramTransport,
         datagram: Datagram<'_>,
     ) -> anyhow::Result<()> {
         let destination = datagram.destination().context("no destination")?;
+        let interfaces = transport.reactor().interfaces()?;
+        let index = datagram.interface().context("no interface")?;
+        let interface = interfaces.iter().find(|one| one.index() == index).context("unknown")?;
         let line = format!(
             "{} from {} to {} on {} hops {}",
             String::from_utf8_lossy(datagram.payload()),
             datagram.source().ip().to_canonical(),
             destination.ip().to_canonical(),
-            datagram.interface().context("no interface")?,
+            interface.name(),
             datagram.hop_limit().context("no hop limit")?,
         );
         self.0.borrow_mut().datagrams.push_back((line, datagram.reply()));
@@ -161,8 +194,52 @@ struct Open {
     answer: SendOptions,
 }
 
+/// What turns the loop.
+enum Drive {
+    Reactor(Reactor),
+    World(Rc<World>, Handle),
+}
+
+impl Drive {
+    fn handle(&self) -> &Handle {
+        match self {
+            Self::Reactor(reactor) => reactor,
+            Self::World(_, handle) => handle,
+        }
+    }
+
+    /// At least one turn; waits for a little while.
+    fn turn(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Reactor(reactor) => {
+                reactor.iterate(Some(Duration::from_millis(20)))?;
+            }
+            Self::World(world, _) => world.run_for(Duration::from_millis(20))?,
+        }
+        Ok(())
+    }
+
+    /// Reads an address. Names of zones are those of the system: on a simulated host they are put
+    /// as the indices of its interfaces.
+    fn address(&self, text: &str) -> anyhow::Result<SocketAddr> {
+        if let (Self::World(..), Some((start, rest))) = (self, text.split_once('%')) {
+            let (zone, port) = rest.split_once(']').context("no port")?;
+            let interfaces = self.handle().interfaces()?;
+            let index = interfaces.iter().find(|one| one.name() == zone).map(|one| one.index());
+            let zone = index.map_or(zone.to_owned(), |index| index.to_string());
+            return Ok(parse_address(&format!("{start}%{zone}]{port}"))?);
+        }
+        Ok(parse_address(text)?)
+    }
+
+    /// Time as it passes for the host.
+    fn clock(&self) -> Instant {
+        self.handle().now()
+    }
+}
+
 struct Ports {
-    reactor: Reactor,
+    drive: Drive,
     open: HashMap<String, Open>,
 }
 
@@ -172,17 +249,24 @@ fn child() {
     if std::env::var_os(ROLE).is_none() {
         return;
     }
-    let mut ports = Ports { reactor: Reactor::new().unwrap(), open: HashMap::new() };
+    let mut ports = Ports::new(Drive::Reactor(Reactor::new().unwrap()));
     println!("{MARK}ready");
     for line in std::io::stdin().lines() {
-        let line = line.unwrap();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let answer = ports.obey(&words).unwrap_or_else(|error| format!("error: {error:#}"));
+        let answer = ports.answer(&line.unwrap());
         println!("{MARK}{answer}");
     }
 }
 
 impl Ports {
+    fn new(drive: Drive) -> Self {
+        Self { drive, open: HashMap::new() }
+    }
+
+    fn answer(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        self.obey(&words).unwrap_or_else(|error| format!("error: {error:#}"))
+    }
+
     fn obey(&mut self, words: &[&str]) -> anyhow::Result<String> {
         let ok = || Ok("ok".to_owned());
         let address = |text: &str| -> anyhow::Result<IpAddr> { Ok(text.parse()?) };
@@ -194,7 +278,6 @@ impl Ports {
             self.listen(command, name, words[2])?;
             return ok();
         }
-        let turn = |ports: &Self| ports.reactor.iterate(Some(Duration::from_millis(20)));
         let port = self.open.get(name).with_context(|| format!("no port {name}"))?;
         let transport = &port.transport;
         match (command, &words[2..]) {
@@ -221,24 +304,24 @@ impl Ports {
             ("broadcast", [on]) => transport.set_broadcast_allowed(*on == "1")?,
             ("send", [to, text]) => {
                 let text = text.trim_matches('-');
-                transport.try_write_to(text.as_bytes(), parse_address(to)?)?;
+                transport.try_write_to(text.as_bytes(), self.drive.address(to)?)?;
             }
             ("queue", [to, text]) => {
-                let to: SocketAddr = parse_address(to)?;
+                let to = self.drive.address(to)?;
                 transport.write_to(text.as_bytes(), to)?;
                 // Written in the first turn, and told in the same.
-                turn(self)?;
+                self.drive.turn()?;
                 if let Some(failure) = port.heard.borrow_mut().failures.pop_front() {
                     return Ok(failure);
                 }
             }
             ("hear", []) => {
-                let start = Instant::now();
+                let start = self.drive.clock();
                 while port.heard.borrow().datagrams.is_empty() {
-                    if start.elapsed() > PATIENCE / 2 {
+                    if self.drive.clock() - start > PATIENCE / 2 {
                         return Err(anyhow!("nothing was heard"));
                     }
-                    turn(self)?;
+                    self.drive.turn()?;
                 }
                 let next = port.heard.borrow_mut().datagrams.pop_front();
                 let (line, answer) = next.context("nothing was heard")?;
@@ -247,6 +330,25 @@ impl Ports {
                 }
                 return Ok(line);
             }
+            ("heard", [end]) => {
+                let start = self.drive.clock();
+                let ended = |heard: &Heard| {
+                    heard.datagrams.iter().any(|(line, _)| line.split(' ').next() == Some(end))
+                };
+                while !ended(&port.heard.borrow()) {
+                    if self.drive.clock() - start > PATIENCE / 2 {
+                        return Err(anyhow!("{end} was not heard"));
+                    }
+                    self.drive.turn()?;
+                }
+                let heard = std::mem::take(&mut port.heard.borrow_mut().datagrams);
+                let mut lines: Vec<String> = heard.into_iter().map(|(line, _)| line).collect();
+                lines.sort();
+                return Ok(lines.join("; "));
+            }
+            ("device", [on]) => transport.set_device(Some(*on).filter(|on| *on != "-"))?,
+            ("connect", [to]) => transport.connect(self.drive.address(to)?)?,
+            ("disconnect", []) => transport.disconnect()?,
             ("reply", [text]) => {
                 transport.write_with(text.as_bytes(), &port.answer)?;
                 let source = port.answer.source_address();
@@ -259,7 +361,7 @@ impl Ports {
     }
 
     fn interface(&self, name: &str) -> anyhow::Result<String> {
-        let interfaces = self.reactor.interfaces()?;
+        let interfaces = self.drive.handle().interfaces()?;
         let found = interfaces.iter().find(|one| one.name() == name).context("no interface")?;
         let mut line = String::new();
         for (on, flag) in [
@@ -281,12 +383,12 @@ impl Ports {
 
     fn listen(&mut self, kind: &str, name: &str, address: &str) -> anyhow::Result<()> {
         let heard = Rc::new(RefCell::new(Heard::default()));
-        let options =
-            UdpOptions::parse(address)?.metadata(Metadata::DESTINATION | Metadata::HOP_LIMIT);
+        let options = UdpOptions::new(self.drive.address(address)?)
+            .metadata(Metadata::DESTINATION | Metadata::HOP_LIMIT);
         let ear = Ear(Rc::clone(&heard));
         let transport = match kind {
-            "multicast" => self.reactor.listen_multicast(options, ear)?,
-            _ => self.reactor.listen_udp(options.reuse_address(true), ear)?,
+            "multicast" => self.drive.handle().listen_multicast(options, ear)?,
+            _ => self.drive.handle().listen_udp(options.reuse_address(true), ear)?,
         };
         let port = Open { transport, heard, answer: SendOptions::new() };
         self.open.insert(name.to_owned(), port);

@@ -1,4 +1,5 @@
-//! Three hosts on two networks: network namespaces, joined by veth and two bridges.
+//! Three hosts on two networks: network namespaces, joined by veth and two bridges, or hosts of a
+//! simulated network.
 //!
 //! ```text
 //!   a  eth0 ──┐         ┌── eth1  c
@@ -13,7 +14,10 @@
 //! Fixed numbers of ports are safe: the namespaces are this test's alone.
 
 use std::process::Command;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use strand_reactor::sim::World;
 
 use crate::host::Host;
 
@@ -22,7 +26,8 @@ pub struct Network {
     pub a: Host,
     pub b: Host,
     pub c: Host,
-    namespaces: Namespaces,
+    /// `None` on a simulated network.
+    namespaces: Option<Namespaces>,
 }
 
 struct Namespaces {
@@ -43,8 +48,18 @@ fn ip(args: &str) -> Result<(), String> {
 }
 
 impl Network {
-    /// `None`, with a printed reason, where the rights or the program for it are missing.
-    pub fn make() -> Option<Self> {
+    /// One of each kind, one after the other. That of the system is left out, with a printed
+    /// reason, where the rights or the program for it are missing.
+    pub fn each() -> impl Iterator<Item = Self> {
+        Self::of_the_system().chain(std::iter::once_with(Self::simulated))
+    }
+
+    /// That of the system alone.
+    pub fn of_the_system() -> impl Iterator<Item = Self> {
+        std::iter::once_with(Self::in_namespaces).flatten()
+    }
+
+    fn in_namespaces() -> Option<Self> {
         let namespaces = match Namespaces::make() {
             Ok(namespaces) => namespaces,
             Err(reason) => {
@@ -53,27 +68,61 @@ impl Network {
             }
         };
         let [a, b, c] = HOSTS.map(|name| Host::start(&namespaces.name(name), name));
-        Some(Self { a, b, c, namespaces })
+        Some(Self { a, b, c, namespaces: Some(namespaces) })
+    }
+
+    pub fn simulated() -> Self {
+        let world = Rc::new(World::new(1));
+        let [a, b, c] = [1, 2, 3].map(|number| {
+            let name = HOSTS[number - 1];
+            let addresses = [
+                format!("192.0.2.{number}"),
+                format!("198.51.100.{number}"),
+                format!("2001:db8:1::{number}"),
+                format!("2001:db8:2::{number}"),
+            ];
+            let handle = world.host(name, addresses.join(", ")).unwrap();
+            Host::simulated(&world, handle, name)
+        });
+        Self { a, b, c, namespaces: None }
+    }
+
+    pub fn is_simulated(&self) -> bool {
+        self.namespaces.is_none()
+    }
+
+    #[track_caller]
+    fn namespaces(&self) -> &Namespaces {
+        self.namespaces.as_ref().expect("interfaces of simulated hosts neither come nor go")
     }
 
     /// Switches an interface on (`up`) or off (`down`).
     #[track_caller]
     pub fn link(&self, host: &str, interface: &str, state: &str) {
-        let namespace = self.namespaces.name(host);
+        let namespace = self.namespaces().name(host);
         ip(&format!("-n {namespace} link set {interface} {state}")).unwrap();
     }
 
     /// Removes an interface.
     #[track_caller]
     pub fn remove(&self, host: &str, interface: &str) {
-        let namespace = self.namespaces.name(host);
+        let namespace = self.namespaces().name(host);
         ip(&format!("-n {namespace} link del {interface}")).unwrap();
     }
 
     /// Gives an interface its IPv6 addresses, which it loses when it is switched off.
     #[track_caller]
     pub fn address(&self, host: &str, interface: &str) {
-        self.namespaces.addresses_v6(host, interface).unwrap();
+        self.namespaces().addresses_v6(host, interface).unwrap();
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let kind = if self.is_simulated() { "the simulated network" } else { "the system" };
+            eprintln!("that was {kind}");
+        }
     }
 }
 

@@ -275,8 +275,8 @@ fn run_returns_after_any_timers() {
                         }
                     }
                 }
-                5 => loops.push(looping(&lab, random)),
-                _ => drop(lab.iterate(Some(Duration::from_micros(500))).unwrap()),
+                5 => loops.push(looping(lab.reactor(), random)),
+                _ => drop(lab.reactor().iterate(Some(Duration::from_micros(500))).unwrap()),
             }
         }
         lab.run();
@@ -285,6 +285,6 @@ fn run_returns_after_any_timers() {
         for timer in lab.pending_timers() {
             timer.cancel().unwrap();
         }
-        assert!(!lab.iterate(Some(Duration::ZERO)).unwrap(), "something is left");
+        assert!(!lab.reactor().iterate(Some(Duration::ZERO)).unwrap(), "something is left");
     });
 }

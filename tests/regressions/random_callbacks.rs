@@ -170,13 +170,13 @@ fn any_operation_from_any_callback_leaves_the_reactor_in_order() {
         lab.run();
         assert_eq!(lab.stats().callback_panics, 0);
         assert!(lab.datagram_ports().is_empty());
-        turn(&lab, 3);
+        turn(lab.reactor(), 3);
         assert!(program.accepted.get() > 0);
         assert_eq!(program.completed.get(), program.accepted.get());
         for timer in lab.pending_timers() {
             let _ = timer.cancel();
         }
-        turn(&lab, 2);
-        assert!(!lab.iterate(Some(Duration::ZERO)).unwrap(), "something is left");
+        turn(lab.reactor(), 2);
+        assert!(!lab.reactor().iterate(Some(Duration::ZERO)).unwrap(), "something is left");
     });
 }

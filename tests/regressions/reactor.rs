@@ -81,6 +81,6 @@ fn iterate_waits_for_what_was_unreferenced() {
     while !called.get() {
         turns += 1;
         assert!(turns < 20, "the loop spins");
-        lab.iterate(Some(PATIENCE)).unwrap();
+        lab.reactor().iterate(Some(PATIENCE)).unwrap();
     }
 }

@@ -81,7 +81,7 @@ fn on_a_slow_link(test: &str) -> bool {
 /// A peer that has room for everything that a test sends, however late it looks.
 fn sink(setup: &Setup) -> Peer {
     let peer = setup.peer();
-    SockRef::from(&*peer).set_recv_buffer_size(1 << 20).unwrap();
+    SockRef::from(peer.socket()).set_recv_buffer_size(1 << 20).unwrap();
     peer
 }
 

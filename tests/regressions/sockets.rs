@@ -215,7 +215,7 @@ fn pulling_inside_a_delivery_allocates_no_buffers() {
     let round = || {
         peer.send("x", setup.reach(&paused));
         peer.send("x", setup.reach(&port));
-        turn(&lab, 2);
+        turn(lab.reactor(), 2);
     };
     for _ in 0..5 {
         round();

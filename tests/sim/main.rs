@@ -8,6 +8,7 @@ mod crashing;
 mod dumping;
 mod groups;
 mod limits;
+mod members;
 mod memory;
 mod names_and_jobs;
 mod repeating;

@@ -4,13 +4,18 @@
 //! |---|---|
 //! | `mod.rs` | [`Setup`]: a way of opening, a family and a socket path; the matrix of them |
 //! | `lab.rs` | [`Lab`]: a reactor that a test drives, with a watchdog |
+//! | `simulation.rs` | [`Simulation`]: the simulated host that a lab and its peers may be on |
 //! | `recorder.rs` | [`Recorder`]: a protocol that logs what it is told, with hooks |
 //! | `peer.rs` | [`Peer`] and [`Deaf`]: the other end, on plain sockets |
+//!
+//! A test runs over the simulated network unless it says why it cannot: `everywhere`, `listening`
+//! and `batched` include it.
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 mod lab;
 mod peer;
 mod recorder;
+mod simulation;
 
 use std::fmt;
 use std::io;
@@ -27,6 +32,7 @@ use strand_reactor::{DatagramProtocol, DatagramTransport, Family, Handle, UdpOpt
 pub use lab::Lab;
 pub use peer::{Deaf, Peer};
 pub use recorder::{Event, Log, Recorder};
+pub use simulation::Simulation;
 
 /// A test that has waited for this long has failed. Nothing is ever timed by it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,11 +55,18 @@ pub struct Setup {
     pub family: Family,
     /// Whether the reactor uses the sockets of systems without batched calls.
     pub portable: bool,
+    /// Whether the reactor is that of a simulated host, which has no descriptors: ports only
+    /// listen there, and never by the portable path.
+    pub simulated: bool,
 }
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.portable { "portable" } else { "batched" };
+        let path = match (self.simulated, self.portable) {
+            (true, _) => "simulated",
+            (_, true) => "portable",
+            (_, false) => "batched",
+        };
         write!(f, "{:?}/{:?}/{path}", self.way, self.family)
     }
 }
@@ -64,13 +77,39 @@ pub fn everywhere(behaviour: impl Fn(&Setup)) {
     in_each(Setup::all(), behaviour);
 }
 
+/// As [`everywhere`], over the sockets of the system alone: for what no simulated host has. The
+/// caller says what that is.
+#[track_caller]
+pub fn everywhere_on_the_system(behaviour: impl Fn(&Setup)) {
+    in_each(Setup::all().filter(|s| !s.simulated), behaviour);
+}
+
 /// Runs `behaviour` with `listen_udp` alone, over families and paths.
 #[track_caller]
 pub fn listening(behaviour: impl Fn(&Setup)) {
     in_each(Setup::all().filter(|s| s.way == Way::Listen), behaviour);
 }
 
-/// Runs `behaviour` with every way and family, on the batched path alone.
+/// As [`listening`], over the sockets of the system alone.
+#[track_caller]
+pub fn listening_on_the_system(behaviour: impl Fn(&Setup)) {
+    in_each(Setup::all().filter(|s| s.way == Way::Listen && !s.simulated), behaviour);
+}
+
+/// Runs `behaviour` with `listen_udp` over one family, on every path.
+#[track_caller]
+pub fn listening_over(family: Family, behaviour: impl Fn(&Setup)) {
+    in_each(Setup::all().filter(|s| s.way == Way::Listen && s.family == family), behaviour);
+}
+
+/// Runs `behaviour` in the plainest combination, over the system and over the simulation: for what
+/// depends on nothing else.
+#[track_caller]
+pub fn plainly(behaviour: impl Fn(&Setup)) {
+    in_each([Setup::plain(), Setup::plain().in_simulation()].into_iter(), behaviour);
+}
+
+/// Runs `behaviour` with every way and family, on the batched path and in the simulation.
 #[track_caller]
 pub fn batched(behaviour: impl Fn(&Setup)) {
     in_each(Setup::all().filter(|s| !s.portable), behaviour);
@@ -81,7 +120,9 @@ pub fn batched(behaviour: impl Fn(&Setup)) {
 pub fn in_each(setups: impl Iterator<Item = Setup>, behaviour: impl Fn(&Setup)) {
     let mut failed = Vec::new();
     for setup in setups {
-        if catch_unwind(AssertUnwindSafe(|| behaviour(&setup))).is_err() {
+        let shown = catch_unwind(AssertUnwindSafe(|| behaviour(&setup)));
+        Simulation::forget();
+        if shown.is_err() {
             eprintln!("that was {setup}");
             failed.push(setup.to_string());
             if failed.len() == 4 {
@@ -135,15 +176,33 @@ impl Setup {
         let mut all = Vec::new();
         for way in [Way::Listen, Way::Adopt, Way::Shared] {
             for family in families {
-                all.extend([false, true].map(|portable| Self { way, family: *family, portable }));
+                all.extend([false, true].map(|portable| Self {
+                    way,
+                    family: *family,
+                    portable,
+                    simulated: false,
+                }));
             }
+        }
+        for family in [Family::V4, Family::V6Only, Family::Dual] {
+            all.push(Self { family, ..Self::plain().in_simulation() });
         }
         all.into_iter()
     }
 
     /// The plainest combination, for what does not depend on any of the three.
     pub fn plain() -> Self {
-        Self { way: Way::Listen, family: Family::V4, portable: false }
+        Self { way: Way::Listen, family: Family::V4, portable: false, simulated: false }
+    }
+
+    /// The same family on a simulated host.
+    pub fn in_simulation(self) -> Self {
+        Self { way: Way::Listen, portable: false, simulated: true, ..self }
+    }
+
+    /// Whether there are descriptors, which the kernel can be asked about.
+    pub fn has_descriptors(&self) -> bool {
+        !self.simulated
     }
 
     /// The same combination on the other way.
@@ -195,7 +254,7 @@ impl Setup {
             let next = NEXT.fetch_add(1, Ordering::Relaxed);
             let number = 20_000 + first.wrapping_add(next) % 10_000;
             let address = SocketAddr::new(self.bind_ip(), number);
-            if self.unbound_socket().bind(&address.into()).is_ok() {
+            if self.simulated || self.unbound_socket().bind(&address.into()).is_ok() {
                 return address;
             }
         }
@@ -216,8 +275,40 @@ impl Setup {
     }
 
     /// A peer of the right family.
+    #[track_caller]
     pub fn peer(&self) -> Peer {
-        Peer::bind(self.peer_ip())
+        self.peer_at(self.peer_ip())
+    }
+
+    /// A peer at this address of the host.
+    #[track_caller]
+    pub fn peer_at(&self, ip: impl Into<IpAddr>) -> Peer {
+        match self.simulated {
+            true => Peer::simulated(ip.into()),
+            false => Peer::bind(ip.into()),
+        }
+    }
+
+    /// An address of the right family at which nobody listens.
+    #[track_caller]
+    pub fn deaf(&self) -> Deaf {
+        match self.simulated {
+            true => Deaf::simulated(self.peer_ip()),
+            false => Deaf::bind(self.peer_ip()),
+        }
+    }
+
+    /// Fails unless the address can be bound: whoever had it is gone.
+    #[track_caller]
+    pub fn assert_free(&self, address: SocketAddr) {
+        if self.simulated {
+            let port = Simulation::current()
+                .running()
+                .listen_udp(self.options_at(address), Recorder::quiet());
+            port.expect("the address is free").stop_listening();
+        } else {
+            self.unbound_socket().bind(&address.into()).expect("the address is free");
+        }
     }
 
     /// A bound blocking socket such as another program would leave behind.
@@ -232,6 +323,7 @@ impl Setup {
     }
 
     pub fn unbound_socket(&self) -> Socket {
+        assert!(!self.simulated, "a simulated host has no descriptors");
         let domain = if self.family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).unwrap();
         if self.family != Family::V4 {

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use strand_reactor::{AdoptError, Family, OptionError, PortState};
 
-use crate::support::{Event, Log, Recorder, Setup, Way, everywhere, in_each, without_children};
+use crate::support::{Event, Log, Recorder, Setup, Way, in_each, without_children};
 
 /// Adoption alone, in all its combinations.
 #[track_caller]
@@ -268,15 +268,12 @@ fn a_shared_socket_survives_its_port() {
 
 #[test]
 fn an_owned_socket_is_closed_with_its_port() {
-    everywhere(|s| {
-        if s.way != Way::Adopt {
-            return;
-        }
+    in_each(Setup::all().filter(|s| s.way == Way::Adopt), |s| {
         let lab = s.lab();
         let (address, _closing) = (s.lasting_address(), without_children());
         let port = s.open_at(&lab, address, Recorder::quiet());
         port.stop_listening();
         lab.run();
-        s.unbound_socket().bind(&address.into()).expect("the number is free");
+        s.assert_free(address);
     });
 }

@@ -12,7 +12,7 @@ use crate::support::{Deaf, Event, Lab, Log, Recorder, Setup, batched, everywhere
 
 /// A port connected to an address where nobody listens.
 fn refused_port(s: &Setup, lab: &Lab, log: &Log) -> (DatagramTransport, Deaf) {
-    let deaf = Deaf::bind(s.peer_ip());
+    let deaf = s.deaf();
     let port = lab.open(Recorder::new(log));
     port.connect(deaf.addr()).unwrap();
     log.take();
@@ -154,7 +154,7 @@ fn the_write_that_meets_a_refusal_is_sent_all_the_same() {
 fn datagrams_around_a_refusal_are_delivered() {
     everywhere(|s| {
         let (lab, log) = (s.lab(), Log::default());
-        let deaf = Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         let port = lab.open(Recorder::new(&log));
         log.take();
         let stranger = s.peer();
@@ -174,7 +174,7 @@ fn datagrams_around_a_refusal_are_delivered() {
 fn a_write_from_connection_refused_is_refused_in_turn_and_never_inside() {
     everywhere(|s| {
         let (lab, log) = (s.lab(), Log::default());
-        let deaf = Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         let (depth, rounds) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (inside, round) = (Rc::clone(&depth), Rc::clone(&rounds));
         let port = lab.open(Recorder::new(&log).on_refused(move |transport| {
@@ -201,7 +201,7 @@ fn a_port_may_stop_or_disconnect_in_connection_refused() {
     everywhere(|s| {
         for stop in [false, true] {
             let (lab, log) = (s.lab(), Log::default());
-            let deaf = Deaf::bind(s.peer_ip());
+            let deaf = s.deaf();
             let port = lab.open(Recorder::new(&log).on_refused(move |transport| {
                 match stop {
                     true => transport.stop_listening(),
@@ -253,7 +253,7 @@ fn an_idle_loop_does_not_spin_after_a_refusal() {
         assert_idle(&lab);
         // Nor does one with a report that nobody asked for.
         let quiet = lab.open(Recorder::quiet());
-        quiet.try_write_to(b"knock", Deaf::bind(s.peer_ip()).addr()).unwrap();
+        quiet.try_write_to(b"knock", s.deaf().addr()).unwrap();
         assert_idle(&lab);
     });
 }
@@ -262,7 +262,7 @@ fn an_idle_loop_does_not_spin_after_a_refusal() {
 fn an_adopted_connected_socket_is_told_of_refusals() {
     in_each(Setup::all().filter(|s| s.way != crate::support::Way::Listen), |s| {
         let (lab, log) = (s.lab(), Log::default());
-        let deaf = Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         let socket = s.socket();
         socket.connect(&s.shown(deaf.addr()).into()).unwrap();
         let port = match s.way {
@@ -329,7 +329,7 @@ fn on_request_an_unconnected_port_is_told_who_refused_what() {
     batched(|s| {
         let (lab, log) = (s.lab(), Log::default());
         let (port, reports) = reporting(s, &lab, &log);
-        let (one, two, peer) = (Deaf::bind(s.peer_ip()), Deaf::bind(s.peer_ip()), s.peer());
+        let (one, two, peer) = (s.deaf(), s.deaf(), s.peer());
         port.write_to(b"a", one.addr()).unwrap();
         port.write_to(b"bb", two.addr()).unwrap();
         port.write_to(b"ccc", peer.addr()).unwrap();
@@ -358,7 +358,7 @@ fn reports_are_bounded_per_turn_and_none_is_lost() {
     batched(|s| {
         let (lab, log) = (s.lab(), Log::default());
         let (port, reports) = reporting(s, &lab, &log);
-        let deaf = Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         for number in 0..150 {
             port.try_write_to(&vec![0; number], deaf.addr()).unwrap();
         }
@@ -375,7 +375,7 @@ fn a_port_that_asked_no_more_is_told_no_more() {
         let (port, reports) = reporting(s, &lab, &log);
         port.set_error_queue(false).unwrap();
         assert!(!port.error_queue().unwrap());
-        let deaf = Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         port.write_to(b"x", deaf.addr()).unwrap();
         lab.turn();
         peer.send("sentinel", s.reach(&port));
@@ -408,7 +408,7 @@ fn a_port_may_stop_in_network_error_with_more_reports_waiting() {
             Ok(())
         }));
         port.set_error_queue(true).unwrap();
-        let deaf = Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         for _ in 0..5 {
             port.try_write_to(b"x", deaf.addr()).unwrap();
         }
@@ -424,7 +424,7 @@ fn a_paused_port_is_told_of_reports_and_may_stop_in_a_completion() {
         let (lab, log) = (s.lab(), Log::default());
         let (port, reports) = reporting(s, &lab, &log);
         port.pause_reading().unwrap();
-        let deaf = Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         port.try_write_to(b"x", deaf.addr()).unwrap();
         lab.until("the report", || reports.borrow().len() == 1);
         let stopped = port.clone();

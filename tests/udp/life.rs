@@ -10,7 +10,9 @@ use strand_reactor::{
     PortState, WriteError,
 };
 
-use crate::support::{Event, Log, Recorder, Setup, everywhere, never, without_children};
+use crate::support::{
+    Event, Log, Recorder, everywhere, everywhere_on_the_system, never, plainly, without_children,
+};
 
 #[test]
 fn debug_of_a_port_shows_its_number_until_it_is_stopped() {
@@ -30,12 +32,13 @@ fn debug_of_a_port_shows_its_number_until_it_is_stopped() {
 
 #[test]
 fn a_label_can_be_given_and_changed() {
-    let s = Setup::plain();
-    let lab = s.lab();
-    let port = lab.listen_udp(s.options().label("sensor feed"), Recorder::quiet()).unwrap();
-    assert_eq!(port.label(), "sensor feed");
-    port.set_label("other").unwrap();
-    assert_eq!(port.label(), "other");
+    plainly(|s| {
+        let lab = s.lab();
+        let port = lab.listen_udp(s.options().label("sensor feed"), Recorder::quiet()).unwrap();
+        assert_eq!(port.label(), "sensor feed");
+        port.set_label("other").unwrap();
+        assert_eq!(port.label(), "other");
+    });
 }
 
 #[test]
@@ -166,7 +169,8 @@ fn a_send_under_way_keeps_the_loop_running_until_its_completion() {
 
 #[test]
 fn with_fd_lends_the_socket_itself() {
-    everywhere(|s| {
+    // There is nothing to lend on a simulated host.
+    everywhere_on_the_system(|s| {
         let lab = s.lab();
         let port = lab.open(Recorder::quiet());
         let address = port.with_fd(|fd| SockRef::from(&fd).local_addr().unwrap()).unwrap();
@@ -184,7 +188,8 @@ fn with_fd_lends_the_socket_itself() {
 
 #[test]
 fn the_port_may_be_used_and_stopped_inside_with_fd() {
-    everywhere(|s| {
+    // There is nothing to lend on a simulated host.
+    everywhere_on_the_system(|s| {
         let (lab, peer, log) = (s.lab(), s.peer(), Log::default());
         let port = lab.open(Recorder::new(&log));
         port.with_fd(|fd| {
@@ -202,26 +207,27 @@ fn the_port_may_be_used_and_stopped_inside_with_fd() {
 
 #[test]
 fn keys_find_their_port_and_no_other() {
-    let s = Setup::plain();
-    let (lab, other) = (s.lab(), s.lab());
-    let port = lab.open(Recorder::quiet());
-    let twin = other.open(Recorder::quiet());
-    let key = port.key().unwrap();
-    assert!(lab.datagram(key).unwrap().is_same_port(&port));
-    assert!(other.datagram(key).is_none(), "a key of another reactor");
-    assert!(!twin.is_same_port(&port));
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let remote = lab.remote();
-    std::thread::spawn(move || {
-        let sent = remote.call_from_thread(move |handle| {
-            sender.send(handle.datagram(key).is_some()).unwrap();
-        });
-        assert!(sent.is_ok());
-    })
-    .join()
-    .unwrap();
-    lab.turn();
-    assert!(receiver.try_recv().unwrap());
+    plainly(|s| {
+        let (lab, other) = (s.lab(), s.lab());
+        let port = lab.open(Recorder::quiet());
+        let twin = other.open(Recorder::quiet());
+        let key = port.key().unwrap();
+        assert!(lab.datagram(key).unwrap().is_same_port(&port));
+        assert!(other.datagram(key).is_none(), "a key of another reactor");
+        assert!(!twin.is_same_port(&port));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let remote = lab.remote();
+        std::thread::spawn(move || {
+            let sent = remote.call_from_thread(move |handle| {
+                sender.send(handle.datagram(key).is_some()).unwrap();
+            });
+            assert!(sent.is_ok());
+        })
+        .join()
+        .unwrap();
+        lab.turn();
+        assert!(receiver.try_recv().unwrap());
+    });
 }
 
 #[test]
@@ -299,7 +305,7 @@ fn dropping_the_reactor_drops_protocols_without_a_callback() {
         assert_eq!(drops.get(), 2);
         assert_eq!(log.events(), [Event::Start]);
         assert!(stored.borrow().is_some() && Rc::strong_count(&stored) == 1);
-        s.unbound_socket().bind(&address.into()).expect("the socket is closed");
+        s.assert_free(address);
     });
 }
 
@@ -323,31 +329,33 @@ fn a_protocol_is_dropped_when_its_port_closes() {
 
 #[test]
 fn user_values_are_dropped_with_nothing_borrowed() {
-    /// Uses its port in its destructor.
-    struct Last(Rc<RefCell<Option<DatagramTransport>>>, Log);
-    impl Drop for Last {
-        fn drop(&mut self) {
-            let port = self.0.borrow_mut().take().unwrap();
-            assert!(port.write_to(b"x", "127.0.0.1:9".parse().unwrap()).is_err());
-            port.stop_listening();
-            assert!(port.reactor().listen_udp("nowhere", Recorder::quiet()).is_err());
-            self.1.note("dropped");
+    plainly(|s| {
+        /// Uses its port in its destructor.
+        struct Last(Rc<RefCell<Option<DatagramTransport>>>, Log);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                let port = self.0.borrow_mut().take().unwrap();
+                assert!(port.write_to(b"x", "127.0.0.1:9".parse().unwrap()).is_err());
+                port.stop_listening();
+                assert!(port.reactor().listen_udp("nowhere", Recorder::quiet()).is_err());
+                self.1.note("dropped");
+            }
         }
-    }
-    for stop_first in [true, false] {
-        let (lab, log) = (Setup::plain().lab(), Log::default());
-        let cell = Rc::default();
-        let last = Last(Rc::clone(&cell), log.clone());
-        let port = lab.open(Recorder::quiet().on_start(move |_| {
-            let _ = &last;
-            Ok(())
-        }));
-        *cell.borrow_mut() = Some(port.clone());
-        if stop_first {
-            port.stop_listening();
-            lab.run();
+        for stop_first in [true, false] {
+            let (lab, log) = (s.lab(), Log::default());
+            let cell = Rc::default();
+            let last = Last(Rc::clone(&cell), log.clone());
+            let port = lab.open(Recorder::quiet().on_start(move |_| {
+                let _ = &last;
+                Ok(())
+            }));
+            *cell.borrow_mut() = Some(port.clone());
+            if stop_first {
+                port.stop_listening();
+                lab.run();
+            }
+            drop(lab);
+            assert_eq!(log.events(), [Event::Note("dropped")]);
         }
-        drop(lab);
-        assert_eq!(log.events(), [Event::Note("dropped")]);
-    }
+    });
 }

@@ -3,25 +3,30 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use strand_reactor::{
     DatagramInfo, DatagramTransport, Ecn, Family, Metadata, OptionError, SendOptions,
 };
 
-use crate::support::{Event, Lab, Log, Recorder, Setup, batched, everywhere, in_each};
+use crate::support::{Event, Lab, Log, Recorder, Setup, batched, everywhere, in_each, plainly};
 
 type Infos = Rc<RefCell<Vec<(DatagramInfo, Option<u32>)>>>;
 
 /// A port that keeps what it learns.
 fn learning(lab: &Lab) -> (DatagramTransport, Infos) {
+    learning_by(&lab.setup(), lab)
+}
+
+/// The same, opened in another way than the lab's own.
+fn learning_by(s: &Setup, lab: &Lab) -> (DatagramTransport, Infos) {
     let infos = Infos::default();
     let sink = Rc::clone(&infos);
-    let port = lab.open(Recorder::quiet().on_datagram(move |_, datagram| {
+    let recorder = Recorder::quiet().on_datagram(move |_, datagram| {
         sink.borrow_mut().push((datagram.info().clone(), datagram.kernel_drops()));
         Ok(())
-    }));
-    (port, infos)
+    });
+    (s.open(lab, recorder), infos)
 }
 
 #[test]
@@ -60,7 +65,7 @@ fn everything_asked_for_is_learned() {
         let (port, infos) = learning(&lab);
         assert_eq!(port.set_metadata(Metadata::ALL).unwrap(), Metadata::ALL);
         assert_eq!(port.capabilities().unwrap().metadata, Metadata::ALL);
-        let before = SystemTime::now() - Duration::from_secs(5);
+        let before = lab.date() - Duration::from_secs(5);
         peer.send("", s.reach(&port));
         peer.send("x", s.reach(&port));
         lab.until("both", || infos.borrow().len() == 2);
@@ -132,12 +137,11 @@ fn a_ttl_set_on_a_dual_port_holds_for_both_families() {
         sender.set_ttl(7).unwrap();
         sender.set_tos(0x2e << 2 | 1).unwrap();
         for family in [Family::V4, Family::V6Only] {
-            let r = Setup { family, way: crate::support::Way::Listen, portable: false };
-            let other = r.lab();
-            let (port, infos) = learning(&other);
+            let r = Setup { family, ..s.by(crate::support::Way::Listen) };
+            let (port, infos) = learning_by(&r, &lab);
             port.set_metadata(Metadata::HOP_LIMIT | Metadata::ECN).unwrap();
             sender.try_write_to(b"x", r.reach(&port)).unwrap();
-            other.until("the datagram", || infos.borrow().len() == 1);
+            lab.until("the datagram", || infos.borrow().len() == 1);
             let (info, _) = &infos.borrow()[0];
             assert_eq!((info.hop_limit(), info.ecn()), (Some(7), Some(Ecn::Ect1)), "{family:?}");
         }
@@ -265,21 +269,22 @@ fn a_connected_port_learns_too() {
 
 #[test]
 fn metadata_can_be_asked_for_when_listening() {
-    let s = Setup::plain();
-    let (lab, peer, log) = (s.lab(), s.peer(), Log::default());
-    let port = lab
-        .listen_udp(
-            s.options().metadata(Metadata::DESTINATION | Metadata::ECN),
-            Recorder::new(&log).on_datagram(|_, datagram| {
-                anyhow::ensure!(datagram.destination().is_some() && datagram.ecn().is_some());
-                anyhow::ensure!(datagram.hop_limit().is_none());
-                Ok(())
-            }),
-        )
-        .unwrap();
-    peer.send("x", s.reach(&port));
-    lab.until("the datagram", || log.has(&Event::Datagram(b"x".to_vec())));
-    assert_eq!(port.stats().unwrap().callback_errors, 0);
+    plainly(|s| {
+        let (lab, peer, log) = (s.lab(), s.peer(), Log::default());
+        let port = lab
+            .listen_udp(
+                s.options().metadata(Metadata::DESTINATION | Metadata::ECN),
+                Recorder::new(&log).on_datagram(|_, datagram| {
+                    anyhow::ensure!(datagram.destination().is_some() && datagram.ecn().is_some());
+                    anyhow::ensure!(datagram.hop_limit().is_none());
+                    Ok(())
+                }),
+            )
+            .unwrap();
+        peer.send("x", s.reach(&port));
+        lab.until("the datagram", || log.has(&Event::Datagram(b"x".to_vec())));
+        assert_eq!(port.stats().unwrap().callback_errors, 0);
+    });
 }
 
 #[test]
@@ -320,27 +325,29 @@ fn an_adopted_socket_learns_only_what_the_port_was_asked() {
 
 #[test]
 fn the_destination_of_a_broadcast_is_the_broadcast_address() {
-    let s = Setup::plain();
-    let lab = s.lab();
-    let infos = Infos::default();
-    let sink = Rc::clone(&infos);
-    let port = lab
-        .listen_udp(
-            strand_reactor::UdpOptions::from(0).metadata(Metadata::DESTINATION),
-            Recorder::quiet().on_datagram(move |_, datagram| {
-                sink.borrow_mut().push((datagram.info().clone(), None));
-                Ok(())
-            }),
-        )
-        .unwrap();
-    let peer = s.peer();
-    peer.set_broadcast(true).unwrap();
-    let broadcast: SocketAddr = ([127, 255, 255, 255], port.local_addr().unwrap().port()).into();
-    for payload in ["", "with bytes"] {
-        peer.send(payload, broadcast);
-    }
-    lab.until("both", || infos.borrow().len() == 2);
-    for (info, _) in infos.borrow().iter() {
-        assert_eq!((info.destination(), info.source()), (Some(broadcast), peer.addr()));
-    }
+    plainly(|s| {
+        let lab = s.lab();
+        let infos = Infos::default();
+        let sink = Rc::clone(&infos);
+        let port = lab
+            .listen_udp(
+                strand_reactor::UdpOptions::from(0).metadata(Metadata::DESTINATION),
+                Recorder::quiet().on_datagram(move |_, datagram| {
+                    sink.borrow_mut().push((datagram.info().clone(), None));
+                    Ok(())
+                }),
+            )
+            .unwrap();
+        let peer = s.peer();
+        peer.set_broadcast(true);
+        let broadcast: SocketAddr =
+            ([127, 255, 255, 255], port.local_addr().unwrap().port()).into();
+        for payload in ["", "with bytes"] {
+            peer.send(payload, broadcast);
+        }
+        lab.until("both", || infos.borrow().len() == 2);
+        for (info, _) in infos.borrow().iter() {
+            assert_eq!((info.destination(), info.source()), (Some(broadcast), peer.addr()));
+        }
+    });
 }

@@ -4,11 +4,10 @@
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
-use std::ops::Deref;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 
-use crate::support::{Lab, PATIENCE, Recorder, Setup, in_each, spawn};
+use crate::support::{Lab, PATIENCE, Recorder, Setup, everywhere_on_the_system, spawn};
 
 const FAMILY: &str = "STRAND_TEST_SERVER";
 
@@ -33,7 +32,7 @@ fn in_the_child_numbers_are_doubled() {
         remote.stop();
     });
     lab.call_later(PATIENCE * 3, |handle| handle.stop()).unref();
-    Deref::deref(&lab).run().unwrap();
+    lab.reactor().run().unwrap();
 }
 
 /// The child, ended with the test however that ends.
@@ -73,7 +72,8 @@ impl Server {
 #[test]
 fn two_processes_exchange_counters_connected_and_not() {
     const ROUNDS: u64 = 200;
-    in_each(Setup::all(), |s| {
+    // No process is on the network of another's world.
+    everywhere_on_the_system(|s| {
         let (mut server, number) = Server::start(s);
         let to = std::net::SocketAddr::new(s.peer_ip(), number);
         for connected in [false, true] {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use strand_reactor::{OptionError, PortState};
 
-use crate::support::{Event, Log, Recorder, Setup, everywhere, listening};
+use crate::support::{Event, Log, Recorder, everywhere, listening, plainly};
 
 #[test]
 fn datagrams_wait_while_reading_is_paused() {
@@ -143,7 +143,7 @@ fn reading_may_begin_in_the_completion_of_a_send() {
 fn a_paused_port_still_writes_and_hears_of_refusals() {
     everywhere(|s| {
         let (lab, log) = (s.lab(), Log::default());
-        let deaf = crate::support::Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         let port = lab.open(Recorder::new(&log));
         port.connect(deaf.addr()).unwrap();
         port.pause_reading().unwrap();
@@ -286,12 +286,13 @@ fn one_port_can_be_pulled_from_while_another_delivers() {
 
 #[test]
 fn a_port_that_is_closing_has_nothing_to_pull() {
-    let s = Setup::plain();
-    let (lab, peer) = (s.lab(), s.peer());
-    let port = lab.open(Recorder::quiet());
-    port.pause_reading().unwrap();
-    peer.send("x", s.reach(&port));
-    assert_eq!(port.pending_datagram_size().unwrap(), Some(1));
-    port.stop_listening();
-    assert!(port.read_datagram(&mut [0; 8]).unwrap().is_none());
+    plainly(|s| {
+        let (lab, peer) = (s.lab(), s.peer());
+        let port = lab.open(Recorder::quiet());
+        port.pause_reading().unwrap();
+        peer.send("x", s.reach(&port));
+        assert_eq!(port.pending_datagram_size().unwrap(), Some(1));
+        port.stop_listening();
+        assert!(port.read_datagram(&mut [0; 8]).unwrap().is_none());
+    });
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::bail;
 use strand_reactor::PortState;
 
-use crate::support::{Event, Log, Recorder, Way, everywhere, in_each, listening};
+use crate::support::{Event, Lab, Log, Recorder, Way, everywhere, in_each, listening, plainly};
 
 #[test]
 fn an_empty_datagram_is_delivered_as_empty() {
@@ -162,7 +162,7 @@ fn an_error_in_a_callback_costs_one_datagram() {
 fn errors_of_other_callbacks_hurt_nothing() {
     listening(|s| {
         let (lab, log) = (s.lab(), Log::default());
-        let deaf = crate::support::Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         let port = lab.open(
             Recorder::new(&log)
                 .on_refused(|_| panic!("refused"))
@@ -277,28 +277,26 @@ fn a_borrowed_shared_protocol_costs_the_callback_and_nothing_else() {
 
 #[test]
 fn a_panic_that_is_let_through_loses_nothing_but_its_datagram() {
-    let s = crate::support::Setup::plain();
-    let log = Log::default();
-    let reactor = strand_reactor::Reactor::builder().catch_panics(false).build().unwrap();
-    let port = s.open(
-        &reactor,
-        Recorder::new(&log).on_datagram(|transport, datagram| {
+    plainly(|s| {
+        let log = Log::default();
+        let lab = Lab::letting_panics_through(*s);
+        let port = lab.open(Recorder::new(&log).on_datagram(|transport, datagram| {
             assert_ne!(datagram.payload(), b"bad");
             if datagram.payload() == b"end" {
                 transport.stop_listening();
             }
             Ok(())
-        }),
-    );
-    let peer = s.peer();
-    for payload in ["a", "bad", "b", "end"] {
-        peer.send(payload, s.reach(&port));
-    }
-    let run = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reactor.run()));
-    assert!(run().is_err(), "the panic leaves `run`");
-    assert_eq!(log.payloads(), [&b"a"[..], b"bad"]);
-    assert!(run().is_ok());
-    assert_eq!(log.payloads(), [&b"a"[..], b"bad", b"b", b"end"]);
+        }));
+        let peer = s.peer();
+        for payload in ["a", "bad", "b", "end"] {
+            peer.send(payload, s.reach(&port));
+        }
+        let run = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.run()));
+        assert!(run().is_err(), "the panic leaves `run`");
+        assert_eq!(log.payloads(), [&b"a"[..], b"bad"]);
+        assert!(run().is_ok());
+        assert_eq!(log.payloads(), [&b"a"[..], b"bad", b"b", b"end"]);
+    });
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::rc::Rc;
 
 use strand_reactor::{Ecn, Family, QueuePolicy, SendOptions, UdpOptions, WriteError};
 
-use crate::support::{Deaf, Event, Log, Recorder, Setup, everywhere, listening, never};
+use crate::support::{
+    Event, Log, Recorder, Setup, everywhere, in_each, listening, listening_over, never,
+};
 
 #[test]
 fn try_write_hands_the_datagram_over_inside_the_call() {
@@ -205,7 +207,7 @@ fn a_write_without_a_destination_needs_a_peer() {
 fn an_unconnected_port_is_not_told_of_refusals_and_goes_on() {
     everywhere(|s| {
         let (lab, log, peer) = (s.lab(), Log::default(), s.peer());
-        let deaf = Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         let port = lab.open(Recorder::new(&log));
         let done = Rc::new(Cell::new(0));
         for _ in 0..3 {
@@ -518,56 +520,66 @@ fn limited_broadcast_is_refused_at_the_call_while_it_is_off() {
 
 #[test]
 fn broadcasts_of_a_network_need_the_permission() {
-    // 127.255.255.255 is the broadcast address of the loopback network.
-    let network: SocketAddr = "127.255.255.255:0".parse().unwrap();
-    for s in Setup::all().filter(|s| s.family == Family::V4) {
-        let (lab, log) = (s.lab(), Log::default());
-        let listener = lab.listen_udp(0, Recorder::new(&log)).unwrap();
-        let to = SocketAddr::new(network.ip(), listener.local_addr().unwrap().port());
-        let told = Rc::new(Cell::new(false));
-        let tell = Rc::clone(&told);
-        let port = lab.open(Recorder::quiet().on_write_failed(move |_, failure| {
-            assert_eq!(failure.error.kind(), ErrorKind::PermissionDenied);
-            tell.set(true);
-            Ok(())
-        }));
-        port.write_to(b"forbidden", to).unwrap();
-        lab.until("the failure", || told.get());
-        assert_eq!(port.try_write_to(b"x", to).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    in_each(Setup::all().filter(|s| s.family == Family::V4), |s| {
+        // 127.255.255.255 is the broadcast address of the loopback network.
+        let network: SocketAddr = "127.255.255.255:0".parse().unwrap();
+        {
+            let (lab, log) = (s.lab(), Log::default());
+            let listener = lab.listen_udp(0, Recorder::new(&log)).unwrap();
+            let to = SocketAddr::new(network.ip(), listener.local_addr().unwrap().port());
+            let told = Rc::new(Cell::new(false));
+            let tell = Rc::clone(&told);
+            let port = lab.open(Recorder::quiet().on_write_failed(move |_, failure| {
+                assert_eq!(failure.error.kind(), ErrorKind::PermissionDenied);
+                tell.set(true);
+                Ok(())
+            }));
+            port.write_to(b"forbidden", to).unwrap();
+            lab.until("the failure", || told.get());
+            assert_eq!(
+                port.try_write_to(b"x", to).unwrap_err().kind(),
+                ErrorKind::PermissionDenied
+            );
 
-        port.set_broadcast_allowed(true).unwrap();
-        assert!(port.broadcast_allowed().unwrap());
-        for payload in [&b"to all"[..], b""] {
-            port.write_to(payload, to).unwrap();
-            lab.until("the broadcast", || log.has_payload(payload));
+            port.set_broadcast_allowed(true).unwrap();
+            assert!(port.broadcast_allowed().unwrap());
+            for payload in [&b"to all"[..], b""] {
+                port.write_to(payload, to).unwrap();
+                lab.until("the broadcast", || log.has_payload(payload));
+            }
+            port.set_broadcast_allowed(false).unwrap();
+            assert_eq!(
+                port.try_write_to(b"x", to).unwrap_err().kind(),
+                ErrorKind::PermissionDenied
+            );
+            assert_eq!(log.datagrams(), 2, "{s}");
         }
-        port.set_broadcast_allowed(false).unwrap();
-        assert_eq!(port.try_write_to(b"x", to).unwrap_err().kind(), ErrorKind::PermissionDenied);
-        assert_eq!(log.datagrams(), 2, "{s}");
-    }
+    });
 }
 
 #[test]
 fn limited_broadcasts_leave_once_they_are_allowed() {
-    // Confined to the loopback interface: no other host may hear of it.
-    for portable in [false, true] {
-        let s = Setup { portable, ..Setup::plain() };
-        let (lab, log) = (s.lab(), Log::default());
-        let confined = match lab.listen_udp(UdpOptions::from(0).device("lo"), Recorder::new(&log)) {
-            Ok(port) => port,
-            Err(error) => {
-                println!("skipped: no right to confine a socket: {error}");
-                return;
-            }
-        };
-        let number = confined.local_addr().unwrap().port();
-        let to = strand_reactor::parse_address(&format!("<broadcast>:{number}")).unwrap();
-        let sender = lab.listen_udp(s.options().device("lo"), Recorder::quiet()).unwrap();
-        assert_eq!(sender.device().unwrap().as_deref(), Some("lo"));
-        assert!(sender.write_to(b"too early", to).is_err());
-        sender.set_broadcast_allowed(true).unwrap();
-        sender.write_to(b"to all", to).unwrap();
-        lab.until("the broadcast", || log.has_payload("to all"));
-        assert_eq!(log.datagrams(), 1);
-    }
+    listening_over(Family::V4, |s| {
+        // Confined to the loopback interface: no other host may hear of it.
+        {
+            let (lab, log) = (s.lab(), Log::default());
+            let confined =
+                match lab.listen_udp(UdpOptions::from(0).device("lo"), Recorder::new(&log)) {
+                    Ok(port) => port,
+                    Err(error) => {
+                        println!("skipped: no right to confine a socket: {error}");
+                        return;
+                    }
+                };
+            let number = confined.local_addr().unwrap().port();
+            let to = strand_reactor::parse_address(&format!("<broadcast>:{number}")).unwrap();
+            let sender = lab.listen_udp(s.options().device("lo"), Recorder::quiet()).unwrap();
+            assert_eq!(sender.device().unwrap().as_deref(), Some("lo"));
+            assert!(sender.write_to(b"too early", to).is_err());
+            sender.set_broadcast_allowed(true).unwrap();
+            sender.write_to(b"to all", to).unwrap();
+            lab.until("the broadcast", || log.has_payload("to all"));
+            assert_eq!(log.datagrams(), 1);
+        }
+    });
 }

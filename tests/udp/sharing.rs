@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use strand_reactor::{DatagramTransport, Family, PortState, Reactor, UdpOptions};
 
-use crate::support::{Log, PATIENCE, Recorder, Setup, listening, without_children};
+use crate::support::{
+    Log, PATIENCE, Recorder, Setup, listening, listening_on_the_system, plainly, without_children,
+};
 
 fn same(s: &Setup, port: &DatagramTransport) -> UdpOptions {
     UdpOptions::new(port.local_addr().unwrap()).family(s.family)
@@ -36,22 +38,24 @@ fn ports_do_not_share_an_address_unless_both_asked() {
 
 #[test]
 fn an_address_of_one_family_may_be_taken_beside_the_other() {
-    if !crate::support::has_ipv6() {
-        return;
-    }
-    let lab = Setup::plain().lab();
-    let v6 = UdpOptions::parse("[::]:0").unwrap().family(Family::V6Only);
-    // The number may be taken for IPv4 by somebody else: try a few.
-    let beside = (0..20).any(|_| {
-        let v6 = lab.listen_udp(v6.clone(), Recorder::quiet()).unwrap();
-        let number = v6.local_addr().unwrap().port();
-        lab.listen_udp(number, Recorder::quiet()).is_ok()
+    plainly(|s| {
+        if !s.simulated && !crate::support::has_ipv6() {
+            return;
+        }
+        let lab = s.lab();
+        let v6 = UdpOptions::parse("[::]:0").unwrap().family(Family::V6Only);
+        // The number may be taken for IPv4 by somebody else: try a few.
+        let beside = (0..20).any(|_| {
+            let v6 = lab.listen_udp(v6.clone(), Recorder::quiet()).unwrap();
+            let number = v6.local_addr().unwrap().port();
+            lab.listen_udp(number, Recorder::quiet()).is_ok()
+        });
+        assert!(beside, "an IPv6-only port leaves IPv4 alone");
+        let dual = lab.listen_udp("[::]:0", Recorder::quiet()).unwrap();
+        let number = dual.local_addr().unwrap().port();
+        let error = lab.listen_udp(number, Recorder::quiet()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "a dual-stack port takes both");
     });
-    assert!(beside, "an IPv6-only port leaves IPv4 alone");
-    let dual = lab.listen_udp("[::]:0", Recorder::quiet()).unwrap();
-    let number = dual.local_addr().unwrap().port();
-    let error = lab.listen_udp(number, Recorder::quiet()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AddrInUse, "a dual-stack port takes both");
 }
 
 /// How many ports fit beside what the rest of the process has open.
@@ -65,52 +69,55 @@ fn many() -> usize {
 
 #[test]
 fn many_ports_on_one_number_can_all_close_in_the_first_delivery() {
-    let s = Setup::plain();
-    let lab = s.lab();
-    let count = many();
-    println!("{count} ports");
-    let ports: Rc<RefCell<Vec<DatagramTransport>>> = Rc::default();
-    let (delivered, completed, stopped) =
-        (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
-    let first = lab.listen_udp(s.options().reuse_address(true), Recorder::quiet()).unwrap();
-    let options = same(&s, &first).reuse_address(true);
-    for _ in 0..count {
-        let (all, seen, stops) = (Rc::clone(&ports), Rc::clone(&delivered), Rc::clone(&stopped));
-        let recorder = Recorder::quiet()
-            .on_datagram(move |_, _| {
-                seen.set(seen.get() + 1);
-                all.borrow().iter().for_each(DatagramTransport::stop_listening);
-                Ok(())
+    plainly(|s| {
+        let lab = s.lab();
+        let count = many();
+        println!("{count} ports");
+        let ports: Rc<RefCell<Vec<DatagramTransport>>> = Rc::default();
+        let (delivered, completed, stopped) =
+            (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let first = lab.listen_udp(s.options().reuse_address(true), Recorder::quiet()).unwrap();
+        let options = same(s, &first).reuse_address(true);
+        for _ in 0..count {
+            let (all, seen, stops) =
+                (Rc::clone(&ports), Rc::clone(&delivered), Rc::clone(&stopped));
+            let recorder = Recorder::quiet()
+                .on_datagram(move |_, _| {
+                    seen.set(seen.get() + 1);
+                    all.borrow().iter().for_each(DatagramTransport::stop_listening);
+                    Ok(())
+                })
+                .on_stop(move |_, _| stops.set(stops.get() + 1));
+            ports.borrow_mut().push(lab.listen_udp(options.clone(), recorder).unwrap());
+        }
+        first.stop_listening();
+        lab.until("the first closes", || first.state() == PortState::Closed);
+        let peer = s.peer();
+        let to = ports.borrow()[0].local_addr().unwrap();
+        for port in ports.borrow().iter() {
+            let done = Rc::clone(&completed);
+            port.write_then(b"sent", peer.addr(), move |sent| {
+                sent.unwrap();
+                done.set(done.get() + 1);
             })
-            .on_stop(move |_, _| stops.set(stops.get() + 1));
-        ports.borrow_mut().push(lab.listen_udp(options.clone(), recorder).unwrap());
-    }
-    first.stop_listening();
-    lab.until("the first closes", || first.state() == PortState::Closed);
-    let peer = s.peer();
-    let to = ports.borrow()[0].local_addr().unwrap();
-    for port in ports.borrow().iter() {
-        let done = Rc::clone(&completed);
-        port.write_then(b"sent", peer.addr(), move |sent| {
-            sent.unwrap();
-            done.set(done.get() + 1);
-        })
-        .unwrap();
-    }
-    // Several are readable: the sender of a port is not its only one.
-    for _ in 0..3 {
-        peer.send("go", to);
-    }
-    lab.run();
-    assert_eq!((completed.get(), stopped.get()), (count, count));
-    assert_eq!(delivered.get(), 1, "no delivery to a port that was stopped");
-    assert!(ports.borrow().iter().all(|port| port.state() == PortState::Closed));
-    assert_eq!(lab.stats().callback_panics, 0);
+            .unwrap();
+        }
+        // Several are readable: the sender of a port is not its only one.
+        for _ in 0..3 {
+            peer.send("go", to);
+        }
+        lab.run();
+        assert_eq!((completed.get(), stopped.get()), (count, count));
+        assert_eq!(delivered.get(), 1, "no delivery to a port that was stopped");
+        assert!(ports.borrow().iter().all(|port| port.state() == PortState::Closed));
+        assert_eq!(lab.stats().callback_panics, 0);
+    });
 }
 
 #[test]
 fn reactors_in_several_threads_share_a_port() {
-    listening(|s| {
+    // A world and its hosts are of one thread.
+    listening_on_the_system(|s| {
         let (sender, arrivals) = mpsc::channel::<usize>();
         let (to_main, ready) = mpsc::channel();
         let s = *s;
@@ -164,7 +171,8 @@ fn reactors_in_several_threads_share_a_port() {
 
 #[test]
 fn two_reactors_may_take_turns_in_one_thread() {
-    listening(|s| {
+    // The reactors of a world are on hosts of their own, and meet in `both`.
+    listening_on_the_system(|s| {
         let (one, two, log) = (s.lab(), s.lab(), Log::default());
         let echo = one.open(Recorder::echo());
         let asker = two.open(Recorder::new(&log));

@@ -166,7 +166,7 @@ fn a_write_between_stop_and_close_still_goes_out() {
 fn a_stopped_port_hears_nothing_of_refusals() {
     everywhere(|s| {
         let (lab, log) = (s.lab(), Log::default());
-        let deaf = crate::support::Deaf::bind(s.peer_ip());
+        let deaf = s.deaf();
         let port = lab.open(Recorder::new(&log));
         port.connect(deaf.addr()).unwrap();
         port.try_write(b"x").unwrap();

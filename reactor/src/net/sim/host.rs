@@ -185,7 +185,12 @@ impl HostState {
     /// The first address of an interface, of the family of `like`.
     pub(crate) fn address_on(&self, interface: u32, like: IpAddr) -> Option<IpAddr> {
         if interface == LOOPBACK {
-            return Some(loopback(like));
+            // What is not for this host alone carries no address that is (`inet_select_addr`).
+            let wider = self.first_interface(like).filter(
+                |_| matches!(like, IpAddr::V4(v4) if v4.is_multicast() || v4.is_broadcast()),
+            );
+            let source = wider.and_then(|first| self.address_on(first, like));
+            return Some(source.unwrap_or_else(|| loopback(like)));
         }
         let of_family = self.addresses.iter().filter(|own| own.ip.is_ipv4() == like.is_ipv4());
         of_family.clone().find(|own| own.interface == interface).map(|own| own.ip)

@@ -142,11 +142,16 @@ impl State {
         let ip = destination.ip();
         if ip.is_multicast() {
             let scope = match destination {
-                SocketAddr::V6(v6) => v6.scope_id(),
-                SocketAddr::V4(_) => 0,
+                // To groups of wider scope it says nothing (`__ipv6_addr_needs_scope_id`).
+                SocketAddr::V6(v6) if matches!(v6.ip().octets()[1] & 0x0f, 1 | 2) => v6.scope_id(),
+                _ => 0,
             };
             let wishes = [named, scope, options.multicast_interface];
             let interface = self.outgoing(own, ip, &wishes)?;
+            if interface == LOOPBACK && ip.is_ipv6() {
+                // Loopback has no route for groups of IPv6, since it is not capable of multicast.
+                return Err(errno(libc::ENETUNREACH));
+            }
             let source = match (ip, options.multicast_source) {
                 (IpAddr::V4(_), Some(source)) => Some(source.into()),
                 _ => own.source_on(interface, ip),
@@ -170,24 +175,24 @@ impl State {
         own.check_zone(destination, bound).map_err(errno)?;
         let local = self.local.get().ip();
         let to = net.route(host, ip);
-        if to != Some(host) {
-            match local {
-                IpAddr::V4(v4) if v4.is_loopback() => return Err(errno(libc::EINVAL)),
-                // It leaves, and nobody takes it.
-                IpAddr::V6(v6) if v6.is_loopback() => {
-                    return Ok(Target::Nobody { near: false, source });
-                }
-                _ => {}
+        if to == Some(host) {
+            return own_target(own, ip, named, source, host);
+        }
+        match local {
+            IpAddr::V4(v4) if v4.is_loopback() => return Err(errno(libc::EINVAL)),
+            // It leaves, and nobody takes it.
+            IpAddr::V6(v6) if v6.is_loopback() => {
+                return Ok(Target::Nobody { near: false, source });
             }
-            if named == LOOPBACK {
-                return Err(errno(libc::ENETUNREACH));
-            }
+            _ => {}
+        }
+        if named == LOOPBACK {
+            return Err(errno(libc::ENETUNREACH));
         }
         let near = own.is_near(ip);
         let Some(to) = to else { return Ok(Target::Nobody { near, source }) };
-        let interface = if to == host { LOOPBACK } else { net.host(to).interface_of(ip) };
-        let routed = to != host && !near;
-        Ok(Target::One(Path { destination: ip, to, interface, source, routed }))
+        let interface = net.host(to).interface_of(ip);
+        Ok(Target::One(Path { destination: ip, to, interface, source, routed: !near }))
     }
 
     /// The interface by which a datagram to many leaves: the first that was wished for, the one
@@ -251,6 +256,28 @@ impl State {
             Target::Nobody { source, .. } | Target::Many { source, .. } => source,
         })
     }
+}
+
+/// What a host sends to an address of its own comes by the interface that has it, although it never
+/// leaves the host (`__mkroute_output`, `ip6_rcv_core`). By another interface, which `named` is if
+/// not 0, it is lost, unless IPv4 has it come back by loopback.
+fn own_target(
+    own: &HostState,
+    ip: IpAddr,
+    named: u32,
+    source: IpAddr,
+    host: HostId,
+) -> io::Result<Target> {
+    let of_address = if ip.is_loopback() { LOOPBACK } else { own.interface_of(ip) };
+    let interface = match named {
+        0 => of_address,
+        named if named == of_address => of_address,
+        LOOPBACK if ip.is_ipv4() => LOOPBACK,
+        _ if ip.is_loopback() => return Ok(Target::Nobody { near: false, source }),
+        _ if ip.is_ipv6() => return Err(errno(libc::ENETUNREACH)),
+        _ => return Ok(Target::Nobody { near: true, source }),
+    };
+    Ok(Target::One(Path { destination: ip, to: host, interface, source, routed: false }))
 }
 
 pub(super) fn loopback(like: IpAddr) -> IpAddr {
@@ -366,13 +393,18 @@ impl Net {
         (loops, mode): (bool, u8),
     ) {
         let group = packet.destination.ip();
-        let members: Vec<(HostId, u32)> = if packet.hop_limit == 0 || interface == LOOPBACK {
+        let is_member = self.groups.hears((group, from, interface), packet.source.ip());
+        // What leaves by loopback comes back in any case: that is the way of this interface.
+        let is_heard = is_member && (loops || interface == LOOPBACK);
+        // The hop limit is looked at only on the way of what may be looped (`ip_mc_output`,
+        // `ip6_finish_output2`).
+        let stays = packet.hop_limit == 0 && if group.is_ipv4() { is_member } else { is_heard };
+        let members: Vec<(HostId, u32)> = if stays || interface == LOOPBACK {
             Vec::new()
         } else {
-            self.groups.of(group).filter(|(host, _)| *host != from).collect()
+            self.groups.of(group, packet.source.ip()).filter(|(host, _)| *host != from).collect()
         };
-        // What leaves by loopback comes back in any case: that is the way of this interface.
-        if (loops || interface == LOOPBACK) && self.groups.has(group, from, interface) {
+        if is_heard {
             self.transmit_by(from, from, interface, packet.clone());
         }
         for (to, at) in members {
