@@ -310,6 +310,7 @@ fn the_unspecified_address_is_the_one_that_the_socket_is_bound_to() {
         let address = listener.local_addr();
         let mut client = Some(Recorder::new(&log).made(move |transport| {
             assert_eq!(transport.local_addr()?.ip(), address.ip());
+            assert_eq!(transport.peer_addr()?, address);
             transport.abort_connection();
             Ok(())
         }));

@@ -256,8 +256,9 @@ pub(super) fn end(core: &mut Core, key: Key, error: ConnectError) {
     }
 }
 
-/// What an event says of an attempt; `None` while it goes on.
-fn outcome(connection: &Connection) -> Option<Result<(), ConnectError>> {
+/// What an event says of an attempt: the peer that it reached, which the system chooses where the
+/// address was an unspecified one. `None` while it goes on.
+fn outcome(connection: &Connection) -> Option<Result<PeerAddr, ConnectError>> {
     let socket = &*connection.socket;
     match socket.take_error() {
         Ok(Some(error)) | Err(error) => return Some(Err(ConnectError::Io(error))),
@@ -265,39 +266,41 @@ fn outcome(connection: &Connection) -> Option<Result<(), ConnectError>> {
     }
     if connection.peer().unix().is_some() {
         // It would not be here if it had failed.
-        return Some(Ok(()));
+        return Some(Ok(connection.peer()));
     }
     // Without a peer it is still under way.
     let peer = socket.peer_addr().ok()?;
     match socket.local_addr() {
         // Both ends chose each other (RFC 9293, simultaneous open): nobody else is there.
         Ok(local) if local == peer => Some(Err(ConnectError::SelfConnect { address: peer })),
-        _ => Some(Ok(())),
+        _ => Some(Ok(peer.into())),
     }
 }
 
 /// An event for an attempt: it may have succeeded.
 pub(crate) fn event(inner: &Rc<Inner>, stream: Key, ready: Ready) {
-    let (key, peer, outcome) = {
+    let (key, asked, outcome) = {
         let core = &mut *inner.core.borrow_mut();
         let Some(connection) = core.streams.connections.get_mut(stream) else { return };
+        let asked = connection.peer().ip();
         let Origin::Connector(key) = connection.origin else { return };
         let Some(client) = core.streams.connectors.get_mut(key) else { return };
         if client.ending || client.state != ConnectorState::Connecting {
             return;
         }
         let Some(outcome) = outcome(connection) else { return };
-        if outcome.is_ok() {
+        if let Ok(peer) = &outcome {
+            connection.peer = peer.clone().into();
             connection.phase = Phase::Open;
             connection.make_ready(Ready { drain: true, ..ready }, &mut core.agenda);
             client.attempts.retain(|(attempt, _)| *attempt != stream);
             client.stream = Some(stream);
-            client.peer = Some(connection.peer());
+            client.peer = Some(peer.clone());
         }
-        (key, connection.peer(), outcome)
+        (key, asked, outcome)
     };
-    match (outcome, peer.ip()) {
-        (Ok(()), address) => {
+    match (outcome, asked) {
+        (Ok(peer), address) => {
             if let Some(address) = address {
                 step(inner, key, Happening::Connected(address));
             }
