@@ -2,6 +2,7 @@
 
 mod ending;
 mod errors;
+mod looping;
 mod remote;
 mod running;
 mod support;
