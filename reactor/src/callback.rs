@@ -85,6 +85,21 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("a value that is no text")
 }
 
+/// The same of a panic that is done with.
+pub(crate) fn into_message(panic: Box<dyn Any + Send>) -> String {
+    let message = panic_message(&*panic).to_owned();
+    discard_panic(panic);
+    message
+}
+
+/// Drops what a panic carried: a value of the user's, whose drop may panic as well.
+pub(crate) fn discard_panic(panic: Box<dyn Any + Send>) {
+    if let Err(next) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        // It could go on like this without end.
+        std::mem::forget(next);
+    }
+}
+
 /// Bounds what one port writes to the log: a peer that makes its protocol fail must not be able
 /// to fill a disk. Ten records, then ten more each minute.
 #[derive(Default)]

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use crate::Handle;
 use crate::agenda::{Call, Notice};
-use crate::callback::{CallbackResult, panic_message};
+use crate::callback::{CallbackResult, into_message};
 use crate::inner::{Inner, reach};
 use crate::reactor::Builder;
 use crate::slots::{Key, Slots};
@@ -149,7 +149,7 @@ impl Pool {
         let pool = rayon_core::ThreadPoolBuilder::new()
             .num_threads(threads)
             .panic_handler(|panic| {
-                let message = panic_message(&*panic);
+                let message = into_message(panic);
                 tracing::error!("dropping what a job left behind panicked: {message}");
             })
             .spawn_handler(|thread| {
@@ -501,7 +501,7 @@ impl Handle {
         let work: Work = Box::new(move || {
             // What a panic leaves behind is the work's own, and gone with it.
             let result = catch_unwind(AssertUnwindSafe(work))
-                .map_err(|panic| JobError::Panicked(panic_message(&*panic).to_owned()));
+                .map_err(|panic| JobError::Panicked(into_message(panic)));
             *outcome_of(&outcome) = Some(result);
         });
         let key = inner.jobs.completions.borrow_mut().insert(completion);

@@ -221,3 +221,28 @@ fn of_two_failures_one_is_returned_when_all_have_ended() {
     assert!(matches!(error, PerCoreError::Worker { failure: WorkerFailure::Panicked(_), .. }));
     assert_eq!(ended.load(SeqCst), 2);
 }
+
+/// What a panic may carry at worst.
+struct Spiteful;
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        panic!("dropped, on purpose");
+    }
+}
+
+#[test]
+fn a_panic_whose_value_panics_when_dropped_is_reported_as_any_other() {
+    let _watchdog = watchdog();
+    let stopped = counter();
+    let error = run_per_core(2, |handle, index| {
+        open(handle, stopped)?;
+        if index == 1 {
+            std::panic::panic_any(Spiteful);
+        }
+        Ok(())
+    })
+    .unwrap_err();
+    assert_eq!(error.to_string(), "worker 1: panicked: a value that is no text");
+    assert_eq!(stopped.load(SeqCst), 1);
+}
