@@ -16,7 +16,7 @@ use crate::callback::{CallbackResult, into_message};
 use crate::inner::{Inner, reach};
 use crate::reactor::Builder;
 use crate::slots::{Key, Slots};
-use crate::threads::Mailbox;
+use crate::threads::{self, Mailbox};
 
 /// Runs the user's work and keeps its outcome; what it captured is dropped with it.
 type Work = Box<dyn FnOnce() + Send>;
@@ -42,9 +42,8 @@ impl Limits {
     /// reactor.
     fn threads(&self) -> usize {
         self.threads.unwrap_or_else(|| {
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
             // Jobs mostly wait (for disks, for names), so a small machine needs more than cores.
-            cores.clamp(4, 8)
+            threads::cores().clamp(4, 8)
         })
     }
 }
@@ -154,7 +153,7 @@ impl Pool {
             })
             .spawn_handler(|thread| {
                 let name = format!("strand-job-{}", thread.index());
-                match std::thread::Builder::new().name(name).spawn(|| thread.run()) {
+                match threads::start(name, || thread.run()) {
                     Ok(handle) => {
                         handles.push(handle);
                         Ok(())

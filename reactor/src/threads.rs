@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
 
 use crate::Handle;
 use crate::callback::CallbackResult;
@@ -184,4 +186,30 @@ impl Mailbox {
         post.closed = true;
         std::mem::take(&mut post.calls)
     }
+}
+
+/// Starts a thread that works for the reactor of this one, on whichever core is free.
+pub(crate) fn start<F>(name: String, work: F) -> io::Result<JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    #[cfg(feature = "per-core")]
+    let cores = crate::per_core::Cores::of_pinned();
+    Builder::new().name(name).spawn(move || {
+        #[cfg(feature = "per-core")]
+        if let Some(cores) = cores {
+            cores.spread();
+        }
+        work();
+    })
+}
+
+/// How many cores there are for such threads.
+#[cfg(feature = "threads")]
+pub(crate) fn cores() -> usize {
+    #[cfg(feature = "per-core")]
+    if let Some(cores) = crate::per_core::Cores::of_pinned() {
+        return cores.count();
+    }
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

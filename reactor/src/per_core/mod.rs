@@ -18,9 +18,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 pub use error::{PerCoreError, WorkerFailure};
+pub(crate) use pinning::Cores;
 pub use workers::Workers;
 
-use self::pinning::Cores;
 use self::worker::{Report, Reports, Worker};
 use crate::error::RunError;
 use crate::reactor::Builder;
@@ -50,12 +50,13 @@ impl Builder {
     /// ([`UdpOptions::reuse_port`](crate::UdpOptions::reuse_port),
     /// [`TcpOptions::reuse_port`](crate::TcpOptions::reuse_port)): Linux then gives all datagrams of a flow
     /// (source and destination address and port) to one of them, and each connection to one of
-    /// them, evenly over many. If the port number is 0, the first worker tells the others which it
-    /// got.
+    /// them, evenly over many. With port number 0 each would get another number: let the first
+    /// worker leave its own for those after it, as below.
     ///
     /// Each thread is pinned to one of the cores that the calling thread may run on, by turns
     /// (`sched_setaffinity`; Linux, Android, FreeBSD, DragonFly). Where that is not possible, the
-    /// workers run unpinned, and a warning is logged.
+    /// workers run unpinned, and a warning is logged. Threads that the reactor starts (for jobs and
+    /// for names) may run on all of these cores; one that you start on a worker inherits its core.
     ///
     /// [`Handle::workers`] is the hand on all of them, for other threads, too. Its
     /// [`stop`](Workers::stop) stops all; [`Handle::stop`] stops one worker, and the others go on.
