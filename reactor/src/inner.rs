@@ -15,7 +15,7 @@ use crate::callback::{
     Failed, Failure, LogLimit, discard_panic, guarded, into_message, panic_message,
 };
 use crate::datagram::{DatagramProtocol, DatagramTransport, Port};
-use crate::error::RunError;
+use crate::error::{Causes, RunError};
 use crate::net::{Driver, Event, RecvBatch};
 #[cfg(feature = "dns")]
 use crate::resolve::Executor;
@@ -427,7 +427,8 @@ impl Inner {
         match failure {
             Failure::Error(error) => {
                 if logged {
-                    tracing::error!(port = %label, callback = what, "callback failed: {error:#}");
+                    let text = Causes(&error);
+                    tracing::error!(port = %label, callback = what, "callback failed: {text}");
                 }
                 error
             }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use anyhow::Context;
 use strand_reactor::{
     Datagram, DatagramProtocol, DatagramTransport, Handle, ListenError, PerCoreError, Reactor,
     ShutdownPhase, StopReason, WorkerFailure, run_per_core,
@@ -245,4 +246,29 @@ fn a_panic_whose_value_panics_when_dropped_is_reported_as_any_other() {
     .unwrap_err();
     assert_eq!(error.to_string(), "worker 1: panicked: a value that is no text");
     assert_eq!(stopped.load(SeqCst), 1);
+}
+
+/// Does not start, for a reason that has one.
+struct Unstartable;
+
+impl DatagramProtocol for Unstartable {
+    fn start_protocol(&mut self, _: &DatagramTransport) -> anyhow::Result<()> {
+        Err(anyhow::anyhow!("no such file").context("cannot load the map"))
+    }
+
+    fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_text_of_a_failure_tells_every_cause_and_none_twice() {
+    let error = run_per_core(1, |handle, _| {
+        handle.listen_udp("127.0.0.1:0", Unstartable).context("cannot open the game")?;
+        Ok(())
+    })
+    .unwrap_err();
+    let text = "worker 0: the set-up failed: cannot open the game: start_protocol failed: \
+                cannot load the map: no such file";
+    assert_eq!(error.to_string(), text);
 }

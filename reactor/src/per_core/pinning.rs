@@ -26,6 +26,7 @@ impl Cores {
         PINNED.with_borrow(Clone::clone)
     }
 
+    #[cfg(feature = "threads")]
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
