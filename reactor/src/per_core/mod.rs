@@ -13,7 +13,7 @@ mod pinning;
 mod worker;
 mod workers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -117,6 +117,11 @@ impl Builder {
         thread::scope(|scope| {
             let mut group = Group::new(&control, received, &self, workers);
             for index in 0..workers {
+                group.take_reports();
+                if group.failure.is_some() {
+                    // There may be far more to come than the system has descriptors for.
+                    break;
+                }
                 let (start, started) = channel();
                 let worker = Worker {
                     index,
@@ -149,7 +154,10 @@ struct Group<'a> {
     alive: usize,
     /// What begins the set-up of those whose turn has not come. Without its own, a worker ends.
     starts: VecDeque<Sender<Workers>>,
-    remotes: Vec<Option<Remote>>,
+    /// How many workers there are to be.
+    wanted: usize,
+    /// Those of workers that have a reactor, by index.
+    remotes: BTreeMap<usize, Remote>,
     /// There when every worker has a reactor.
     workers: Option<Workers>,
     failure: Option<PerCoreError>,
@@ -177,7 +185,8 @@ impl<'a> Group<'a> {
             stop_on_signals,
             alive: 0,
             starts: VecDeque::new(),
-            remotes: vec![None; workers],
+            wanted: workers,
+            remotes: BTreeMap::new(),
             workers: None,
             failure: None,
             #[cfg(feature = "signals")]
@@ -203,18 +212,22 @@ impl<'a> Group<'a> {
                 }
                 break;
             }
-            while let Ok(report) = self.reports.try_recv() {
-                self.take(report);
-            }
+            self.take_reports();
         }
         self.failure.map_or(Ok(()), Err)
+    }
+
+    fn take_reports(&mut self) {
+        while let Ok(report) = self.reports.try_recv() {
+            self.take(report);
+        }
     }
 
     fn take(&mut self, report: Report) {
         match report {
             Report::Built(index, remote) => {
-                self.remotes[index] = Some(remote);
-                if self.failure.is_none() && self.remotes.iter().all(Option::is_some) {
+                self.remotes.insert(index, remote);
+                if self.failure.is_none() && self.remotes.len() == self.wanted {
                     self.begin();
                 }
             }
@@ -230,7 +243,7 @@ impl<'a> Group<'a> {
 
     /// Every worker has its reactor: they may know each other.
     fn begin(&mut self) {
-        let workers = Workers::new(self.remotes.drain(..).flatten());
+        let workers = Workers::new(std::mem::take(&mut self.remotes).into_values());
         self.workers = Some(workers.clone());
         if let Err(error) = self.watch_signals(&workers) {
             return self.fail(PerCoreError::Supervisor(error));
