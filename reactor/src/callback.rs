@@ -10,10 +10,20 @@ use crate::stats::PortStats;
 /// What a closure given to the reactor may return: nothing, or a `Result` whose error is logged
 /// and counted.
 ///
-/// A closure that uses `?` ends in `anyhow::Ok(())`, which names the error's type.
+/// A closure that uses `?` ends in `anyhow::Ok(())`, which names the error's type. One that never
+/// returns needs a type, too, from edition 2024 on:
+///
+/// ```
+/// let reactor = strand_reactor::Reactor::new()?;
+/// reactor.call_when_running(|_| -> () { panic!("not written yet") });
+/// reactor.run()?;
+/// assert_eq!(reactor.stats().callback_panics, 1);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a callback returns `()` or a `Result<(), E>`, not `{Self}`",
-    note = "end the closure with `;`, or with `anyhow::Ok(())` if it uses `?`"
+    note = "end the closure with `;`, or with `anyhow::Ok(())` if it uses `?`",
+    note = "one that never returns, as with `panic!`, needs a type: `|_| -> () {{ ... }}`"
 )]
 pub trait CallbackResult: sealed::Sealed {
     #[doc(hidden)]

@@ -82,7 +82,8 @@ impl<F> std::error::Error for ReactorGone<F> {}
 
 impl Remote {
     /// Runs `call` on the reactor's thread, in one of its next turns. Calls of one thread keep
-    /// their order. However many are posted before the loop turns, it is woken once.
+    /// their order. However many are posted before the loop turns, it is woken once. Calls posted
+    /// after the last turn are dropped with the reactor, uncalled.
     ///
     /// # Errors
     /// [`ReactorGone`] with the closure, when the reactor was dropped.

@@ -44,7 +44,9 @@ impl Builder {
     ///
     /// `set_up` is called on each thread with that worker's reactor and its index, from 0 on: one
     /// after another, in order, each when the one before has returned. What it makes there stays
-    /// on that thread and need not be `Send`. Then the worker [runs](Reactor::run).
+    /// on that thread and need not be `Send`. Then the worker [runs](Reactor::run), until it is
+    /// stopped or has nothing left that could call it back, as when the set-up opened nothing; it
+    /// ends alone then, which is no failure.
     ///
     /// To serve one address together, each worker opens it with `reuse_port(true)`
     /// ([`UdpOptions::reuse_port`](crate::UdpOptions::reuse_port),
