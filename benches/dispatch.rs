@@ -23,6 +23,8 @@ fn measure<M: criterion::measurement::Measurement<Value = Duration>>(
     group.bench_function(name, |bencher| {
         bencher.iter_custom(|iterations| {
             let mut spent = Duration::ZERO;
+            let delivered = || scripted.port.stats().expect("an open port").datagrams_in;
+            let before = delivered();
             for _ in 0..iterations {
                 arrive(scripted);
                 let started = Instant::now();
@@ -30,6 +32,7 @@ fn measure<M: criterion::measurement::Measurement<Value = Duration>>(
                 spent += started.elapsed();
                 scripted.script.forget_sent();
             }
+            assert_eq!(delivered() - before, iterations * DATAGRAMS as u64);
             spent
         });
     });

@@ -66,6 +66,7 @@ fn exchange(reactor: &Reactor, client: &UdpSocket, server: SocketAddr) {
 fn neither_datagrams_nor_a_timer_pushed_back_allocate_in_the_steady_state() {
     let counts = allocation_counter::measure(|| drop(std::hint::black_box(Box::new([0; 64]))));
     assert_eq!(counts.count_total, 1, "the counter counts");
+    let _watchdog = watchdog();
     for portable in [false, true] {
         let reactor = Reactor::builder().portable_sockets(portable).build().unwrap();
         let port = reactor.listen_udp("127.0.0.1:0", Echo { copy: [0; 16], idle: None }).unwrap();

@@ -10,10 +10,20 @@ use crate::stats::PortStats;
 /// What a closure given to the reactor may return: nothing, or a `Result` whose error is logged
 /// and counted.
 ///
-/// A closure that uses `?` ends in `anyhow::Ok(())`, which names the error's type.
+/// A closure that uses `?` ends in `anyhow::Ok(())`, which names the error's type. One that never
+/// returns needs a type, too, from edition 2024 on:
+///
+/// ```
+/// let reactor = strand_reactor::Reactor::new()?;
+/// reactor.call_when_running(|_| -> () { panic!("not written yet") });
+/// reactor.run()?;
+/// assert_eq!(reactor.stats().callback_panics, 1);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a callback returns `()` or a `Result<(), E>`, not `{Self}`",
-    note = "end the closure with `;`, or with `anyhow::Ok(())` if it uses `?`"
+    note = "end the closure with `;`, or with `anyhow::Ok(())` if it uses `?`",
+    note = "one that never returns, as with `panic!`, needs a type: `|_| -> () {{ ... }}`"
 )]
 pub trait CallbackResult: sealed::Sealed {
     #[doc(hidden)]
@@ -83,6 +93,21 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a value that is no text")
+}
+
+/// The same of a panic that is done with.
+pub(crate) fn into_message(panic: Box<dyn Any + Send>) -> String {
+    let message = panic_message(&*panic).to_owned();
+    discard_panic(panic);
+    message
+}
+
+/// Drops what a panic carried: a value of the user's, whose drop may panic as well.
+pub(crate) fn discard_panic(panic: Box<dyn Any + Send>) {
+    if let Err(next) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        // It could go on like this without end.
+        std::mem::forget(next);
+    }
 }
 
 /// Bounds what one port writes to the log: a peer that makes its protocol fail must not be able

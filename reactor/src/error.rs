@@ -2,6 +2,7 @@
 //! then the [`source`](std::error::Error::source) of one of these. Their text tells the cause as
 //! well: callbacks print an error alone more often than its chain.
 
+mod causes;
 mod connect;
 mod multicast;
 mod write;
@@ -16,6 +17,7 @@ use crate::datagram::Family;
 pub(crate) use crate::stream::ConnectionLost;
 use crate::unix::UnixAddr;
 
+pub(crate) use causes::Causes;
 pub use connect::ConnectError;
 pub use multicast::MulticastError;
 pub use write::{NetworkError, WriteError, WriteFailure};
@@ -126,7 +128,7 @@ impl fmt::Display for ListenError {
             Self::Option(error) => error.fmt(f),
             Self::Connect { peer, source } => write!(f, "cannot connect to {peer}: {source}"),
             Self::Socket(source) => write!(f, "cannot open a socket: {source}"),
-            Self::Protocol(error) => write!(f, "start_protocol failed: {error}"),
+            Self::Protocol(error) => write!(f, "start_protocol failed: {}", Causes(error)),
             Self::ShuttingDown => f.write_str("the reactor is shutting down"),
             Self::Closed => f.write_str("the reactor is gone"),
         }
@@ -223,7 +225,7 @@ impl fmt::Display for AdoptError {
                 write!(f, "cannot adopt a socket of family {found} here{call}")
             }
             Self::Socket(source) => write!(f, "cannot adopt the socket: {source}"),
-            Self::Protocol(error) => write!(f, "start_protocol failed: {error}"),
+            Self::Protocol(error) => write!(f, "start_protocol failed: {}", Causes(error)),
             Self::Unsupported => f.write_str("this reactor's network has no descriptors to adopt"),
             Self::ShuttingDown => f.write_str("the reactor is shutting down"),
             Self::Closed => f.write_str("the reactor is gone"),

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use crate::Handle;
 use crate::agenda::{Agenda, Call};
-use crate::callback::{Failed, Failure, LogLimit, guarded, panic_message};
+use crate::callback::{
+    Failed, Failure, LogLimit, discard_panic, guarded, into_message, panic_message,
+};
 use crate::datagram::{DatagramProtocol, DatagramTransport, Port};
-use crate::error::RunError;
+use crate::error::{Causes, RunError};
 use crate::net::{Driver, Event, RecvBatch};
 #[cfg(feature = "dns")]
 use crate::resolve::Executor;
@@ -421,7 +423,7 @@ impl Inner {
         match failure {
             Failure::Error(error) => error,
             Failure::Panic(panic) if self.lets_panics_through() => resume_unwind(panic),
-            Failure::Panic(panic) => anyhow::anyhow!("panicked: {}", panic_message(&*panic)),
+            Failure::Panic(panic) => anyhow::anyhow!("panicked: {}", into_message(panic)),
         }
     }
 
@@ -437,7 +439,8 @@ impl Inner {
         match failure {
             Failure::Error(error) => {
                 if logged {
-                    tracing::error!(port = %label, callback = what, "callback failed: {error:#}");
+                    let text = Causes(&error);
+                    tracing::error!(port = %label, callback = what, "callback failed: {text}");
                 }
                 error
             }
@@ -445,11 +448,19 @@ impl Inner {
                 let message = panic_message(&*panic).to_owned();
                 if !self.catch_panics {
                     // The first one is let through; what it may have caused is not.
-                    let first = self.panic.take().unwrap_or(panic);
-                    self.panic.set(Some(first));
+                    match self.panic.take() {
+                        Some(first) => {
+                            self.panic.set(Some(first));
+                            discard_panic(panic);
+                        }
+                        None => self.panic.set(Some(panic)),
+                    }
                     self.interrupted.set(true);
-                } else if logged {
-                    tracing::error!(port = %label, callback = what, "callback panicked: {message}");
+                } else {
+                    if logged {
+                        tracing::error!(port = %label, callback = what, "callback panicked: {message}");
+                    }
+                    discard_panic(panic);
                 }
                 anyhow::anyhow!("{what} panicked: {message}")
             }

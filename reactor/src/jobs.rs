@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 
 use crate::Handle;
 use crate::agenda::{Call, Notice};
-use crate::callback::{CallbackResult, panic_message};
+use crate::callback::{CallbackResult, into_message};
 use crate::inner::{Inner, reach};
 use crate::reactor::Builder;
 use crate::slots::{Key, Slots};
-use crate::threads::Mailbox;
+use crate::threads::{self, Mailbox};
 
 /// Runs the user's work and keeps its outcome; what it captured is dropped with it.
 type Work = Box<dyn FnOnce() + Send>;
@@ -42,9 +42,8 @@ impl Limits {
     /// reactor.
     fn threads(&self) -> usize {
         self.threads.unwrap_or_else(|| {
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
             // Jobs mostly wait (for disks, for names), so a small machine needs more than cores.
-            cores.clamp(4, 8)
+            threads::cores().clamp(4, 8)
         })
     }
 }
@@ -149,12 +148,12 @@ impl Pool {
         let pool = rayon_core::ThreadPoolBuilder::new()
             .num_threads(threads)
             .panic_handler(|panic| {
-                let message = panic_message(&*panic);
+                let message = into_message(panic);
                 tracing::error!("dropping what a job left behind panicked: {message}");
             })
             .spawn_handler(|thread| {
                 let name = format!("strand-job-{}", thread.index());
-                match std::thread::Builder::new().name(name).spawn(|| thread.run()) {
+                match threads::start(name, || thread.run()) {
                     Ok(handle) => {
                         handles.push(handle);
                         Ok(())
@@ -501,7 +500,7 @@ impl Handle {
         let work: Work = Box::new(move || {
             // What a panic leaves behind is the work's own, and gone with it.
             let result = catch_unwind(AssertUnwindSafe(work))
-                .map_err(|panic| JobError::Panicked(panic_message(&*panic).to_owned()));
+                .map_err(|panic| JobError::Panicked(into_message(panic)));
             *outcome_of(&outcome) = Some(result);
         });
         let key = inner.jobs.completions.borrow_mut().insert(completion);

@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
 
 use crate::Handle;
 use crate::callback::CallbackResult;
@@ -80,7 +82,8 @@ impl<F> std::error::Error for ReactorGone<F> {}
 
 impl Remote {
     /// Runs `call` on the reactor's thread, in one of its next turns. Calls of one thread keep
-    /// their order. However many are posted before the loop turns, it is woken once.
+    /// their order. However many are posted before the loop turns, it is woken once. Calls posted
+    /// after the last turn are dropped with the reactor, uncalled.
     ///
     /// # Errors
     /// [`ReactorGone`] with the closure, when the reactor was dropped.
@@ -184,4 +187,30 @@ impl Mailbox {
         post.closed = true;
         std::mem::take(&mut post.calls)
     }
+}
+
+/// Starts a thread that works for the reactor of this one, on whichever core is free.
+pub(crate) fn start<F>(name: String, work: F) -> io::Result<JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    #[cfg(feature = "per-core")]
+    let cores = crate::per_core::Cores::of_pinned();
+    Builder::new().name(name).spawn(move || {
+        #[cfg(feature = "per-core")]
+        if let Some(cores) = cores {
+            cores.spread();
+        }
+        work();
+    })
+}
+
+/// How many cores there are for such threads.
+#[cfg(feature = "threads")]
+pub(crate) fn cores() -> usize {
+    #[cfg(feature = "per-core")]
+    if let Some(cores) = crate::per_core::Cores::of_pinned() {
+        return cores.count();
+    }
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use anyhow::Context;
 use strand_reactor::{
     Datagram, DatagramProtocol, DatagramTransport, Handle, ListenError, PerCoreError, Reactor,
     ShutdownPhase, StopReason, WorkerFailure, run_per_core,
@@ -220,4 +221,54 @@ fn of_two_failures_one_is_returned_when_all_have_ended() {
         .unwrap_err();
     assert!(matches!(error, PerCoreError::Worker { failure: WorkerFailure::Panicked(_), .. }));
     assert_eq!(ended.load(SeqCst), 2);
+}
+
+/// What a panic may carry at worst.
+struct Spiteful;
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        panic!("dropped, on purpose");
+    }
+}
+
+#[test]
+fn a_panic_whose_value_panics_when_dropped_is_reported_as_any_other() {
+    let _watchdog = watchdog();
+    let stopped = counter();
+    let error = run_per_core(2, |handle, index| {
+        open(handle, stopped)?;
+        if index == 1 {
+            std::panic::panic_any(Spiteful);
+        }
+        Ok(())
+    })
+    .unwrap_err();
+    assert_eq!(error.to_string(), "worker 1: panicked: a value that is no text");
+    assert_eq!(stopped.load(SeqCst), 1);
+}
+
+/// Does not start, for a reason that has one.
+struct Unstartable;
+
+impl DatagramProtocol for Unstartable {
+    fn start_protocol(&mut self, _: &DatagramTransport) -> anyhow::Result<()> {
+        Err(anyhow::anyhow!("no such file").context("cannot load the map"))
+    }
+
+    fn datagram_received(&mut self, _: &DatagramTransport, _: Datagram<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_text_of_a_failure_tells_every_cause_and_none_twice() {
+    let error = run_per_core(1, |handle, _| {
+        handle.listen_udp("127.0.0.1:0", Unstartable).context("cannot open the game")?;
+        Ok(())
+    })
+    .unwrap_err();
+    let text = "worker 0: the set-up failed: cannot open the game: start_protocol failed: \
+                cannot load the map: no such file";
+    assert_eq!(error.to_string(), text);
 }

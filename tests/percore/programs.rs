@@ -45,12 +45,16 @@ fn per_core_echo_needs_a_worker() {
 
 #[test]
 fn a_worker_that_gets_no_reactor_is_named_and_nobody_is_set_up() {
-    let mut command = Command::new("sh");
-    let program = example("per_core_echo");
-    command.args(["-c", "ulimit -n 30 && exec \"$0\" --listen 127.0.0.1:0 --workers 40"]);
-    command.arg(program.get_program());
-    let finished = Program::start(&mut command).finish();
-    assert!(finished.stdout.is_empty(), "{finished:?}");
-    let text = finished.failed();
-    assert!(text.contains("Error: worker ") && text.contains("cannot make a reactor"), "{text}");
+    // However many there were to be: nothing is made for those that never come.
+    for workers in ["40", &usize::MAX.to_string()] {
+        let mut command = Command::new("sh");
+        let program = example("per_core_echo");
+        let script = "ulimit -n 30 && exec \"$0\" --listen 127.0.0.1:0 --workers \"$1\"";
+        command.args(["-c", script]).arg(program.get_program()).arg(workers);
+        let finished = Program::start(&mut command).finish();
+        assert!(finished.stdout.is_empty(), "{finished:?}");
+        let text = finished.failed();
+        let reactor = text.contains("Error: worker ") && text.contains("cannot make a reactor");
+        assert!(reactor, "{text}");
+    }
 }

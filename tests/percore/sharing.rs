@@ -11,8 +11,8 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use strand_reactor::{
-    Datagram, DatagramProtocol, DatagramTransport, Handle, PeerAddr, Protocol, Reactor, TcpOptions,
-    Transport, UdpOptions, Workers, run_per_core,
+    Datagram, DatagramProtocol, DatagramTransport, Handle, PeerAddr, Protocol, Reactor,
+    SystemResolver, TcpOptions, Transport, UdpOptions, Workers, run_per_core,
 };
 
 use crate::watchdog::watchdog;
@@ -160,15 +160,54 @@ fn each_worker_is_a_thread_and_a_reactor_of_its_own_set_up_in_order() {
     }
 }
 
+/// The cores that a thread may run on, as its `status` in /proc tells.
+#[cfg(target_os = "linux")]
+fn cores_in(status: &str) -> String {
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.unwrap().trim().to_owned()
+}
+
+#[cfg(target_os = "linux")]
+fn allowed() -> String {
+    cores_in(&std::fs::read_to_string("/proc/thread-self/status").unwrap())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn jobs_and_lookups_of_a_pinned_worker_may_run_on_every_core() {
+    let _watchdog = watchdog();
+    let all = allowed();
+    let (send, seen) = channel();
+    run_per_core(2, |handle, index| {
+        let (job, lookup) = (send.clone(), send.clone());
+        handle.defer_to_thread(allowed, move |_, cores| job.send(cores.unwrap()));
+        if index == 0 {
+            return Ok(());
+        }
+        handle.set_resolver(SystemResolver::new());
+        // That is for the system to read: a thread has done it, and waits for more.
+        handle.resolve("127.1", move |_| {
+            for task in std::fs::read_dir("/proc/self/task").unwrap() {
+                // Threads of other tests may have ended meanwhile.
+                let status = std::fs::read_to_string(task.unwrap().path().join("status"));
+                let status = status.unwrap_or_default();
+                if status.starts_with("Name:\tresolver\n") {
+                    lookup.send(cores_in(&status)).unwrap();
+                }
+            }
+        });
+        Ok(())
+    })
+    .unwrap();
+    let seen: Vec<_> = seen.try_iter().collect();
+    assert_eq!(seen.len(), 3, "two jobs and a lookup: {seen:?}");
+    assert!(seen.iter().all(|cores| *cores == all), "{seen:?} of {all}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn each_worker_runs_on_one_core_and_the_calling_thread_on_all_that_it_had() {
     let _watchdog = watchdog();
-    let allowed = || {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        list.unwrap().trim().to_owned()
-    };
     let before = allowed();
     let cores: Mutex<Vec<String>> = Mutex::default();
     run_per_core(3, |_, _| {

@@ -269,3 +269,25 @@ fn a_boxed_protocol_hears_every_callback() {
     reactor.run().unwrap();
     assert_eq!(order.entries(), ["datagram_received", "connection_refused", "stop_protocol"]);
 }
+
+/// What a panic may carry at worst.
+struct Spiteful;
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        panic!("dropped, on purpose");
+    }
+}
+
+#[test]
+fn a_caught_panic_whose_value_panics_when_dropped_ends_no_turn() {
+    let _watchdog = watchdog();
+    let reactor = Reactor::new().unwrap();
+    let called = Rc::new(Cell::new(false));
+    let calling = Rc::clone(&called);
+    reactor.call_when_running(|_| -> () { std::panic::panic_any(Spiteful) });
+    reactor.call_when_running(move |_| calling.set(true));
+    reactor.run().unwrap();
+    assert!(called.get());
+    assert_eq!(reactor.stats().callback_panics, 1);
+}

@@ -112,6 +112,25 @@ fn a_failure_without_a_receiver_is_counted_as_one_of_a_callback() {
     assert_eq!((reactor.stats().callback_errors, reactor.stats().callback_panics), (2, 0));
 }
 
+/// What a panic may carry at worst.
+struct Spiteful;
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        panic!("dropped, on purpose");
+    }
+}
+
+#[test]
+fn a_panic_whose_value_panics_when_dropped_is_no_cancelled_job() {
+    let _watchdog = watchdog();
+    let reactor = Reactor::new().unwrap();
+    let log = Log::default();
+    reactor.defer_to_thread(|| -> u8 { std::panic::panic_any(Spiteful) }, log.done());
+    reactor.run().unwrap();
+    assert_eq!(log.take(), ["panicked: a value that is no text"]);
+}
+
 #[test]
 fn a_completion_that_fails_or_panics_is_contained_as_any_callback() {
     let _watchdog = watchdog();

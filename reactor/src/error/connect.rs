@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use super::{AddressError, OptionError, wrong_family};
+use super::{AddressError, Causes, OptionError, wrong_family};
 use crate::datagram::Family;
 use crate::resolve::ResolveError;
 use crate::stream::PeerAddr;
@@ -139,7 +139,7 @@ impl fmt::Display for ConnectError {
             Self::Resolve { name, .. } => write!(f, "cannot find the host {name:?}"),
             Self::NoAddress => f.write_str("there is no address to connect to"),
             Self::NoProtocol => f.write_str("the factory built no protocol"),
-            Self::Factory(error) => write!(f, "the factory failed: {error}"),
+            Self::Factory(error) => write!(f, "the factory failed: {}", Causes(error)),
             Self::NotConnecting => f.write_str("there is no attempt to stop"),
             Self::ShuttingDown => f.write_str("the reactor is shutting down"),
         }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use crate::error::{ListenError, RunError};
+use crate::error::{Causes, ListenError, RunError};
 
 /// Why [`run_per_core`](crate::run_per_core) did not end in order. No worker runs any more.
 ///
@@ -85,7 +85,7 @@ impl fmt::Display for WorkerFailure {
         match self {
             Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
             Self::Reactor(source) => write!(f, "cannot make a reactor: {source}"),
-            Self::SetUp(error) => write!(f, "the set-up failed: {error}"),
+            Self::SetUp(error) => write!(f, "the set-up failed: {}", Causes(error)),
             Self::Run(error) => error.fmt(f),
             Self::Panicked(message) => write!(f, "panicked: {message}"),
         }

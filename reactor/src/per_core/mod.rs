@@ -13,14 +13,14 @@ mod pinning;
 mod worker;
 mod workers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 pub use error::{PerCoreError, WorkerFailure};
+pub(crate) use pinning::Cores;
 pub use workers::Workers;
 
-use self::pinning::Cores;
 use self::worker::{Report, Reports, Worker};
 use crate::error::RunError;
 use crate::reactor::Builder;
@@ -44,18 +44,21 @@ impl Builder {
     ///
     /// `set_up` is called on each thread with that worker's reactor and its index, from 0 on: one
     /// after another, in order, each when the one before has returned. What it makes there stays
-    /// on that thread and need not be `Send`. Then the worker [runs](Reactor::run).
+    /// on that thread and need not be `Send`. Then the worker [runs](Reactor::run), until it is
+    /// stopped or has nothing left that could call it back, as when the set-up opened nothing; it
+    /// ends alone then, which is no failure.
     ///
     /// To serve one address together, each worker opens it with `reuse_port(true)`
     /// ([`UdpOptions::reuse_port`](crate::UdpOptions::reuse_port),
     /// [`TcpOptions::reuse_port`](crate::TcpOptions::reuse_port)): Linux then gives all datagrams of a flow
     /// (source and destination address and port) to one of them, and each connection to one of
-    /// them, evenly over many. If the port number is 0, the first worker tells the others which it
-    /// got.
+    /// them, evenly over many. With port number 0 each would get another number: let the first
+    /// worker leave its own for those after it, as below.
     ///
     /// Each thread is pinned to one of the cores that the calling thread may run on, by turns
     /// (`sched_setaffinity`; Linux, Android, FreeBSD, DragonFly). Where that is not possible, the
-    /// workers run unpinned, and a warning is logged.
+    /// workers run unpinned, and a warning is logged. Threads that the reactor starts (for jobs and
+    /// for names) may run on all of these cores; one that you start on a worker inherits its core.
     ///
     /// [`Handle::workers`] is the hand on all of them, for other threads, too. Its
     /// [`stop`](Workers::stop) stops all; [`Handle::stop`] stops one worker, and the others go on.
@@ -116,6 +119,11 @@ impl Builder {
         thread::scope(|scope| {
             let mut group = Group::new(&control, received, &self, workers);
             for index in 0..workers {
+                group.take_reports();
+                if group.failure.is_some() {
+                    // There may be far more to come than the system has descriptors for.
+                    break;
+                }
                 let (start, started) = channel();
                 let worker = Worker {
                     index,
@@ -148,7 +156,10 @@ struct Group<'a> {
     alive: usize,
     /// What begins the set-up of those whose turn has not come. Without its own, a worker ends.
     starts: VecDeque<Sender<Workers>>,
-    remotes: Vec<Option<Remote>>,
+    /// How many workers there are to be.
+    wanted: usize,
+    /// Those of workers that have a reactor, by index.
+    remotes: BTreeMap<usize, Remote>,
     /// There when every worker has a reactor.
     workers: Option<Workers>,
     failure: Option<PerCoreError>,
@@ -176,7 +187,8 @@ impl<'a> Group<'a> {
             stop_on_signals,
             alive: 0,
             starts: VecDeque::new(),
-            remotes: vec![None; workers],
+            wanted: workers,
+            remotes: BTreeMap::new(),
             workers: None,
             failure: None,
             #[cfg(feature = "signals")]
@@ -202,18 +214,22 @@ impl<'a> Group<'a> {
                 }
                 break;
             }
-            while let Ok(report) = self.reports.try_recv() {
-                self.take(report);
-            }
+            self.take_reports();
         }
         self.failure.map_or(Ok(()), Err)
+    }
+
+    fn take_reports(&mut self) {
+        while let Ok(report) = self.reports.try_recv() {
+            self.take(report);
+        }
     }
 
     fn take(&mut self, report: Report) {
         match report {
             Report::Built(index, remote) => {
-                self.remotes[index] = Some(remote);
-                if self.failure.is_none() && self.remotes.iter().all(Option::is_some) {
+                self.remotes.insert(index, remote);
+                if self.failure.is_none() && self.remotes.len() == self.wanted {
                     self.begin();
                 }
             }
@@ -229,7 +245,7 @@ impl<'a> Group<'a> {
 
     /// Every worker has its reactor: they may know each other.
     fn begin(&mut self) {
-        let workers = Workers::new(self.remotes.drain(..).flatten());
+        let workers = Workers::new(std::mem::take(&mut self.remotes).into_values());
         self.workers = Some(workers.clone());
         if let Err(error) = self.watch_signals(&workers) {
             return self.fail(PerCoreError::Supervisor(error));

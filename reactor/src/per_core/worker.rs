@@ -7,7 +7,7 @@ use super::WorkerFailure;
 use super::pinning::Cores;
 use super::workers::Workers;
 use crate::Handle;
-use crate::callback::panic_message;
+use crate::callback::into_message;
 use crate::reactor::Builder;
 use crate::threads::Remote;
 
@@ -59,7 +59,7 @@ where
         let (index, reports) = (self.index, self.reports.clone());
         let outcome = match catch_unwind(AssertUnwindSafe(|| self.run())) {
             Ok(outcome) => outcome,
-            Err(panic) => Err(WorkerFailure::Panicked(panic_message(&*panic).to_owned())),
+            Err(panic) => Err(WorkerFailure::Panicked(into_message(panic))),
         };
         reports.send(Report::Ended(index, outcome));
     }

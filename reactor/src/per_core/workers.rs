@@ -45,9 +45,22 @@ impl Workers {
         &self.remotes
     }
 
-    /// Runs `call` once on each worker, with its reactor and its index, and returns how many
-    /// will: those whose reactor is gone will not. As
-    /// [`Remote::call_from_thread`] for each.
+    /// Posts `call` to each worker, to be run there once with its reactor and its index, as
+    /// [`Remote::call_from_thread`] does; returns to how many: those whose reactor is gone are left
+    /// out. One that ends before its next turn drops it uncalled.
+    ///
+    /// ```
+    /// use strand_reactor::run_per_core;
+    /// run_per_core(2, |handle, index| {
+    ///     handle.call_later(std::time::Duration::from_secs(60), |_| {});
+    ///     if index == 1 {
+    ///         let posted = handle.workers().call_on_each(|handle, _| handle.stop());
+    ///         assert_eq!(posted, 2);
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), strand_reactor::PerCoreError>(())
+    /// ```
     pub fn call_on_each<F, R>(&self, call: F) -> usize
     where
         F: Fn(&Handle, usize) -> R + Send + Sync + 'static,

@@ -12,7 +12,7 @@ use super::{AddressFamily, Answer, Query, QueryId, Resolve};
 use crate::Handle;
 use crate::slots::Key;
 use crate::sys;
-use crate::threads::Remote;
+use crate::threads::{self, Remote};
 
 /// Most threads of one resolver.
 const THREADS: usize = 4;
@@ -177,8 +177,7 @@ impl Pool {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name("resolver".into());
-        match thread.spawn(move || shared.work()) {
+        match threads::start("resolver".into(), move || shared.work()) {
             Ok(_) => state.threads += 1,
             // Those that run will come to it.
             Err(_) if state.threads > 0 => {}
