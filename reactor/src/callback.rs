@@ -96,6 +96,7 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// The same of a panic that is done with.
+#[cold]
 pub(crate) fn into_message(panic: Box<dyn Any + Send>) -> String {
     let message = panic_message(&*panic).to_owned();
     discard_panic(panic);
@@ -103,6 +104,7 @@ pub(crate) fn into_message(panic: Box<dyn Any + Send>) -> String {
 }
 
 /// Drops what a panic carried: a value of the user's, whose drop may panic as well.
+#[cold]
 pub(crate) fn discard_panic(panic: Box<dyn Any + Send>) {
     if let Err(next) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
         // It could go on like this without end.

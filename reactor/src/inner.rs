@@ -429,6 +429,7 @@ impl Inner {
 
     /// Logs a callback that failed, or keeps its panic to be let through. Nothing may be borrowed:
     /// the log and the error's own text are user code.
+    #[cold]
     fn log_failure(
         &self,
         label: &dyn fmt::Display,

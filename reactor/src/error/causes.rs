@@ -24,9 +24,10 @@ impl fmt::Display for Causes<'_> {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::rc::Rc;
 
     use super::*;
-    use crate::ListenError;
+    use crate::{ConnectionLost, ListenError};
 
     #[test]
     fn every_cause_is_told_and_none_twice() {
@@ -37,6 +38,8 @@ mod tests {
         assert_eq!(Causes(&error).to_string(), text);
         let error = error.context("").context("port of the game").context("game");
         assert_eq!(Causes(&error).to_string(), format!("game: port of the game: {text}"));
+        let lost = ConnectionLost::Failed(Rc::new(anyhow::anyhow!("low").context("high")));
+        assert_eq!(lost.to_string(), "high: low");
         let error = anyhow::anyhow!("low").context("middle: low").context("high");
         assert_eq!(Causes(&error).to_string(), "high: middle: low");
         let error = anyhow::anyhow!("low").context("middle").context("high: middle: low");

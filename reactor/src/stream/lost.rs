@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::rc::Rc;
 
+use crate::error::Causes;
+
 /// Why a connection ended; what [`connection_lost`](crate::Protocol::connection_lost) is told.
 ///
 /// ```
@@ -41,7 +43,7 @@ impl fmt::Display for ConnectionLost {
             Self::Reset => f.write_str("the peer reset the connection"),
             Self::Aborted => f.write_str("aborted"),
             Self::TimedOut => f.write_str("the peer did not answer in time"),
-            Self::Failed(error) => error.fmt(f),
+            Self::Failed(error) => Causes(error).fmt(f),
         }
     }
 }
