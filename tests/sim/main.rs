@@ -6,6 +6,8 @@ mod support;
 mod against_the_kernel;
 mod crashing;
 mod dumping;
+#[path = "../common/errno.rs"]
+mod errno;
 mod groups;
 mod limits;
 mod members;

@@ -1,12 +1,12 @@
 //! Every system call of a socket can be made to fail, and what the reactor tries again it tries
 //! until it succeeds.
 
-use std::io;
 use std::time::Duration;
 
 use strand_reactor::sim::{Call, Rule, World, stream_pair};
 use strand_reactor::{KeepAlive, PeerAddr, Protocol, TcpOptions, Transport, UdpOptions};
 
+use super::errno::errno;
 use super::support::{MS, Pair, Seen, Witness};
 use super::watchdog::watchdog;
 
@@ -22,20 +22,6 @@ impl Protocol for Quiet {
     fn data_received(&mut self, _: &Transport, _: &[u8]) -> anyhow::Result<()> {
         Ok(())
     }
-}
-
-/// The errno at the end of the chain of an error.
-#[track_caller]
-fn errno<T>(result: Result<T, impl std::error::Error + 'static>) -> i32 {
-    let error = result.err().expect("the rule makes it fail");
-    let mut cause: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(error) = cause {
-        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            return number;
-        }
-        cause = error.source();
-    }
-    panic!("no errno in '{error}'")
 }
 
 #[test]

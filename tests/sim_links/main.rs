@@ -1,6 +1,8 @@
 //! Links, faults and the trace of a simulated world, as unmodified protocols see them.
 
 mod calls;
+#[path = "../common/errno.rs"]
+mod errno;
 mod every_call;
 mod links;
 mod rules;

@@ -21,15 +21,12 @@ pub(crate) struct Shared(Rc<dyn StreamSocket>);
 impl StreamLink {
     /// A second owner, for as long as it is needed.
     pub(crate) fn share(&mut self) -> Rc<dyn StreamSocket> {
-        if let Self::System(socket) = self {
-            let shared: Rc<dyn StreamSocket> = Rc::new(socket.take());
-            *self = shared.into();
-        }
-        match self {
-            Self::Shared(shared) => Rc::clone(&shared.0),
-            // Never: it has just been replaced.
+        let shared: Rc<dyn StreamSocket> = match self {
+            Self::Shared(shared) => return Rc::clone(&shared.0),
             Self::System(socket) => Rc::new(socket.take()),
-        }
+        };
+        *self = Rc::clone(&shared).into();
+        shared
     }
 
     /// As [`StreamSocket::read`]; what is called with every event is found without a table.

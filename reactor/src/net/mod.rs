@@ -310,9 +310,9 @@ pub(crate) trait DatagramSocket {
     /// says that there was none. An error met after the first message is returned by the next call.
     fn receive(&self, slots: usize, batch: &mut RecvBatch) -> io::Result<bool>;
 
-    /// Sends a prefix of `batch` and returns its length in datagrams, at least 1. An error belongs to the first
-    /// datagram alone, and nothing was sent; what ended a longer prefix is met by the next call,
-    /// which begins with the datagram that met it. `WouldBlock`: the send buffer is full.
+    /// Sends a prefix of `batch` and returns its length in datagrams, at least 1. An error belongs
+    /// to the first datagram alone, and nothing was sent; what ended a longer prefix is met by the
+    /// next call, which begins with the datagram that met it. `WouldBlock`: the send buffer is full.
     fn send(&self, batch: &SendBatch<'_>) -> io::Result<usize>;
 
     /// The oldest report of the error queue; `None` when it is empty or not offered.
@@ -438,8 +438,8 @@ pub(crate) struct Meta {
     pub(crate) drops: Option<u32>,
 }
 
-/// Datagrams to send, in order, those that are alike in runs. Payloads lie in `own` (the port's queue) or in `lent` (the
-/// receive buffers of the reactor).
+/// Datagrams to send, in order, those that are alike in runs. Payloads lie in `own` (the port's
+/// queue) or in `lent` (the receive buffers of the reactor).
 pub(crate) struct SendBatch<'a> {
     pub(crate) queue: &'a [Outgoing],
     pub(crate) own: &'a [u8],

@@ -306,8 +306,8 @@ impl Batched {
     }
 
     /// Learns from the refusal of a message of several datagrams, the first of `rest`, and returns
-    /// how many of them were sent in finding out. The plan made next sends the others singly, or the error is one that
-    /// the first datagram meets alone, too.
+    /// how many of them were sent in finding out. The plan made next sends the others singly, or the
+    /// error is one that the first datagram meets alone, too.
     fn after_refused_run(
         &self,
         at: &Endpoint,
